@@ -1,0 +1,198 @@
+"""From an embedding to an answer: compare it with labelled reference lesions, calibrate on validation, decide."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_curve
+
+from isic_siamese.errors import DataError
+from isic_siamese.files import replacing
+
+TEMPERATURE = 0.1  # of the vote, where no other is given
+CHUNK = 4_000_000  # similarities held at a time: 16 MB of float32, whatever the size of the release
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+Embeddings = npt.NDArray[np.float32]
+
+
+def reference_scores(
+    embeddings: Embeddings, references: Embeddings, malignant: Bools, temperature: float = TEMPERATURE
+) -> Floats:
+    """Score each image by how much more like the melanoma references it is than like the benign ones.
+
+    The score is `temperature * log(mean exp(s / temperature) over melanoma / the same mean over benign)`, with `s` the
+    cosine similarity: score / temperature is the log ratio of two kernel density estimates on the sphere. A mean on
+    each side lets both classes count alike, however rare melanoma is among the references.
+
+    Args:
+        embeddings: float32 `(N, D)`, unit length.
+        references: float32 `(R, D)`, unit length.
+        malignant: bool `(R,)`, the label of each reference.
+        temperature: small, the most similar references decide; large, the difference of the mean similarities.
+
+    Returns:
+        float64 `(N,)` in [-2, 2], high where melanoma is likely.
+
+    Raises:
+        ValueError: one of the classes has no reference, or the shapes do not match.
+
+    >>> axes = np.eye(2, dtype=np.float32)
+    >>> reference_scores(axes, axes, np.array([True, False])).round(3).tolist()
+    [1.0, -1.0]
+    """
+    if len(references) != len(malignant) or malignant.all() or not malignant.any():
+        raise ValueError(f"wanted references of both classes and a label for each, got {len(malignant)} labels")
+    # The two classes as two contiguous blocks, so that a chunk is split by a view rather than by a copy.
+    ordered = np.concatenate([references[malignant], references[~malignant]])
+    split = int(malignant.sum())
+    scores = np.empty(len(embeddings))
+    for rows, similarities in _similarities(embeddings, ordered):
+        melanoma, benign = similarities[:, :split], similarities[:, split:]
+        scores[rows] = _log_mean_exp(melanoma, temperature) - _log_mean_exp(benign, temperature)
+    return scores
+
+
+def _similarities(embeddings: Embeddings, references: Embeddings) -> Iterator[tuple[slice, Embeddings]]:
+    """Yield slices of `embeddings` with their cosine similarities to all references, float32 `(n, R)`."""
+    step = max(1, CHUNK // max(1, len(references)))
+    for start in range(0, len(embeddings), step):
+        rows = slice(start, min(start + step, len(embeddings)))
+        yield rows, embeddings[rows] @ references.T
+
+
+def _log_mean_exp(similarities: Embeddings, temperature: float) -> Floats:
+    """Return `temperature * log mean exp(similarities / temperature)` of each row, without overflow."""
+    largest = similarities.max(axis=1, keepdims=True)
+    means: Floats = np.exp((similarities - largest) / np.float32(temperature)).mean(axis=1, dtype=np.float64)
+    return np.asarray(largest[:, 0] + temperature * np.log(means), np.float64)
+
+
+def nearest_references(embeddings: Embeddings, references: Embeddings, k: int) -> tuple[npt.NDArray[np.int64], Floats]:
+    """Find the `k` nearest references of each image, nearest first.
+
+    Args:
+        embeddings: float32 `(N, D)`, unit length.
+        references: float32 `(R, D)`, unit length.
+        k: how many; at most R are returned.
+
+    Returns:
+        Positions in `references`, int64 `(N, k)`, and Euclidean distances, float64 `(N, k)` in [0, 2].
+    """
+    k = min(k, len(references))
+    nearest = np.empty((len(embeddings), k), np.int64)
+    distances = np.empty((len(embeddings), k))
+    for rows, similarities in _similarities(embeddings, references):
+        candidates = np.sort(np.argpartition(-similarities, k - 1, axis=1)[:, :k], axis=1)
+        cosines = np.take_along_axis(similarities, candidates, axis=1).astype(np.float64)
+        order = np.argsort(-cosines, axis=1, kind="stable")
+        nearest[rows] = np.take_along_axis(candidates, order, axis=1)
+        distances[rows] = np.sqrt(np.clip(2 - 2 * np.take_along_axis(cosines, order, axis=1), 0, 4))
+    return nearest, distances
+
+
+def platt_calibration(scores: Floats, malignant: Bools) -> tuple[float, float]:
+    """Fit slope and intercept of `P(melanoma) = 1 / (1 + exp(-(slope * score + intercept)))`.
+
+    Platt (1999), "Probabilistic outputs for support vector machines": the targets are (n + 1) / (n + 2) and 1 / (n + 2)
+    instead of 1 and 0, which keeps the slope finite where the scores separate the classes.
+
+    Raises:
+        ValueError: one of the classes is absent.
+    """
+    n_melanoma = int(malignant.sum())
+    n_benign = len(malignant) - n_melanoma
+    if not n_melanoma or not n_benign:
+        raise ValueError(f"wanted scores of both classes, got {n_melanoma} melanoma and {n_benign} benign")
+    targets = np.where(malignant, (n_melanoma + 1) / (n_melanoma + 2), 1 / (n_benign + 2))
+    # A soft target t is one image counted t times as melanoma and 1 - t times as benign.
+    scale = float(np.std(scores)) or 1.0
+    model = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-10, max_iter=1000)
+    model.fit(
+        np.tile(scores / scale, 2)[:, None],
+        np.repeat([1, 0], len(scores)),
+        sample_weight=np.concatenate([targets, 1 - targets]),
+    )
+    return float(model.coef_[0, 0] / scale), float(model.intercept_[0])
+
+
+def best_threshold(probabilities: Floats, malignant: Bools) -> float:
+    """Return the threshold with the highest balanced accuracy: midway between two neighbouring probabilities.
+
+    Of equally good ones the lowest, because a missed melanoma costs more than a needless look.
+    """
+    fpr, tpr, cuts = roc_curve(malignant, probabilities, drop_intermediate=False)
+    gain = tpr - fpr
+    best = int(np.flatnonzero(gain >= gain.max() - 1e-12)[-1])  # never the first: the last gains as much as none
+    below = cuts[best + 1] if best + 1 < len(cuts) else 0.0
+    return float((cuts[best] + below) / 2)
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """What was fitted on validation: how a score becomes a probability, and a probability a decision.
+
+    Attributes:
+        temperature: of the vote of the references.
+        slope: of the calibration, per unit of score.
+        intercept: of the calibration.
+        threshold: a probability of at least this is called melanoma.
+        neighbours: reference lesions shown with each answer.
+    """
+
+    temperature: float
+    slope: float
+    intercept: float
+    threshold: float
+    neighbours: int
+
+    def probabilities(self, scores: Floats) -> Floats:
+        """Return the calibrated probability of melanoma for each score."""
+        return np.asarray(expit(self.slope * scores + self.intercept), np.float64)
+
+    def uncalibrated(self, scores: Floats) -> Floats:
+        """Return what the vote alone says: the posterior of the two density estimates, both classes equally likely."""
+        return np.asarray(expit(scores / self.temperature), np.float64)
+
+    def decide(self, probabilities: Floats) -> Bools:
+        """Return True where the answer is melanoma."""
+        return probabilities >= self.threshold
+
+
+def fit_classifier(scores: Floats, malignant: Bools, temperature: float, neighbours: int) -> Classifier:
+    """Fit calibration and threshold to the scores `(N,)` and labels `(N,)` of the validation split.
+
+    Raises:
+        ValueError: one of the classes is absent.
+    """
+    slope, intercept = platt_calibration(scores, malignant)
+    unset = Classifier(temperature, slope, intercept, 0.5, neighbours)
+    threshold = best_threshold(unset.probabilities(scores), malignant)
+    return Classifier(temperature, slope, intercept, threshold, neighbours)
+
+
+def write_classifier(path: Path, classifier: Classifier) -> None:
+    """Write the five numbers as JSON, in full: six digits would move images that lie at the threshold."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(asdict(classifier), indent=2) + "\n", encoding="utf-8", newline="\n")
+
+
+def read_classifier(path: Path) -> Classifier:
+    """Read what `write_classifier` wrote.
+
+    Raises:
+        DataError: the file is absent or is something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return Classifier(**content)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; run 'dvc repro evaluate' or 'dvc pull'") from None
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path}: not a classifier of this project: {error}; run 'dvc repro -f evaluate'") from None

@@ -1,0 +1,167 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+from sklearn.metrics import balanced_accuracy_score
+
+from isic_siamese import classifier
+from isic_siamese.classifier import (
+    Classifier,
+    best_threshold,
+    fit_classifier,
+    nearest_references,
+    platt_calibration,
+    read_classifier,
+    reference_scores,
+    write_classifier,
+)
+from isic_siamese.errors import DataError
+
+
+def unit(rng: np.random.Generator, n: int, dim: int = 8) -> classifier.Embeddings:
+    points = rng.normal(size=(n, dim)).astype(np.float32)
+    return np.asarray(points / np.linalg.norm(points, axis=1, keepdims=True), np.float32)
+
+
+def slow_score(image: np.ndarray, references: np.ndarray, malignant: np.ndarray, temperature: float) -> float:
+    sums, counts = [0.0, 0.0], [0, 0]
+    for reference, label in zip(references, malignant.tolist(), strict=True):
+        sums[label] += float(np.exp(np.dot(image.astype(float), reference.astype(float)) / temperature))
+        counts[label] += 1
+    return float(temperature * (np.log(sums[1] / counts[1]) - np.log(sums[0] / counts[0])))
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.1, 1.0])
+@pytest.mark.parametrize("chunk", [1, 50, 10_000])
+def test_scores_equal_a_loop_over_references_for_any_chunk(
+    temperature: float, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classifier, "CHUNK", chunk)
+    rng = np.random.default_rng(0)
+    images, references, malignant = unit(rng, 7), unit(rng, 20), np.arange(20) % 5 == 0
+    expected = [slow_score(image, references, malignant, temperature) for image in images]
+    np.testing.assert_allclose(reference_scores(images, references, malignant, temperature), expected, atol=1e-6)
+
+
+def test_a_cold_vote_goes_to_the_nearest_reference_of_each_class_without_overflow() -> None:
+    rng = np.random.default_rng(1)
+    images, references, malignant = unit(rng, 5), unit(rng, 30), np.arange(30) < 10
+    similarities = images @ references.T
+    expected = similarities[:, :10].max(axis=1) - similarities[:, 10:].max(axis=1)
+    np.testing.assert_allclose(reference_scores(images, references, malignant, 1e-4), expected, atol=1e-3)
+
+
+def test_repeating_the_benign_references_changes_no_score() -> None:
+    rng = np.random.default_rng(2)
+    images, references, malignant = unit(rng, 5), unit(rng, 10), np.arange(10) < 3
+    rare = np.concatenate([references] + [references[3:]] * 50)
+    labels = np.arange(len(rare)) < 3
+    np.testing.assert_allclose(
+        reference_scores(images, rare, labels), reference_scores(images, references, malignant), atol=1e-6
+    )
+
+
+def test_references_of_one_class_are_refused() -> None:
+    points = unit(np.random.default_rng(0), 3)
+    with pytest.raises(ValueError, match="both classes"):
+        reference_scores(points, points, np.zeros(3, bool))
+
+
+@pytest.mark.parametrize("chunk", [1, 10_000])
+def test_nearest_references_equal_a_full_sort(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classifier, "CHUNK", chunk)
+    rng = np.random.default_rng(3)
+    images, references = unit(rng, 6), unit(rng, 15)
+    nearest, distances = nearest_references(images, references, 4)
+    between = np.linalg.norm(images[:, None] - references[None], axis=2)
+    np.testing.assert_array_equal(nearest, np.argsort(between, axis=1)[:, :4])
+    np.testing.assert_allclose(distances, np.sort(between, axis=1)[:, :4], atol=1e-3)
+
+
+def test_asking_for_more_neighbours_than_references_gives_all_of_them() -> None:
+    points = unit(np.random.default_rng(0), 3)
+    assert nearest_references(points, points, 5)[0].shape == (3, 3)
+
+
+def test_calibration_minimises_the_loss_that_platt_wrote_down() -> None:
+    rng = np.random.default_rng(4)
+    malignant = rng.random(200) < 0.1
+    scores = rng.normal(size=200) * 0.1 + 0.1 * malignant
+    n = int(malignant.sum())
+    targets = np.where(malignant, (n + 1) / (n + 2), 1 / (200 - n + 2))
+
+    def loss(line: np.ndarray) -> float:
+        p = 1 / (1 + np.exp(-(line[0] * scores + line[1])))
+        return float(-(targets * np.log(p) + (1 - targets) * np.log(1 - p)).sum())
+
+    expected = minimize(loss, [1.0, 0.0], method="Nelder-Mead", options={"xatol": 1e-8, "fatol": 1e-12}).x
+    np.testing.assert_allclose(platt_calibration(scores, malignant), expected, rtol=1e-4)
+
+
+def test_calibration_stays_finite_where_scores_separate_the_classes() -> None:
+    slope, intercept = platt_calibration(np.array([-2.0, -1.0, 1.0, 2.0]), np.array([False, False, True, True]))
+    assert 0 < slope < 100 and np.isfinite(intercept)
+
+
+def test_calibration_needs_both_classes() -> None:
+    with pytest.raises(ValueError, match="0 melanoma and 3 benign"):
+        platt_calibration(np.zeros(3), np.zeros(3, bool))
+
+
+def test_the_threshold_lies_midway_between_the_neighbours_it_separates() -> None:
+    assert best_threshold(np.array([0.1, 0.2, 0.6, 0.9]), np.array([False, False, True, True])) == pytest.approx(0.4)
+
+
+def test_of_equal_thresholds_the_lowest_is_chosen() -> None:
+    # Cutting at 0.85 (one of two melanomas, no false alarm) is as good as at 0.25 (both, at one of two benign).
+    probabilities = np.array([0.1, 0.5, 0.4, 0.9])
+    malignant = np.array([False, False, True, True])
+    assert best_threshold(probabilities, malignant) == pytest.approx(0.25)
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.integers(0, 20), st.booleans()), min_size=2, max_size=30))
+def test_no_threshold_is_better_than_the_chosen_one(cases: list[tuple[int, bool]]) -> None:
+    probabilities = np.array([score / 20 for score, _ in cases])
+    malignant = np.array([label for _, label in cases])
+    if malignant.all() or not malignant.any():
+        return
+
+    def quality(threshold: float) -> float:
+        return float(balanced_accuracy_score(malignant, probabilities >= threshold))
+
+    chosen = quality(best_threshold(probabilities, malignant))
+    assert chosen >= max(quality(cut) for cut in [*probabilities, 1.1]) - 1e-12
+
+
+def test_a_classifier_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    malignant = rng.random(50) < 0.3
+    fitted = fit_classifier(rng.normal(size=50), malignant, 0.1, 5)
+    write_classifier(tmp_path / "classifier.json", fitted)
+    assert read_classifier(tmp_path / "classifier.json") == fitted
+
+
+def test_calibration_and_the_vote_agree_on_the_order() -> None:
+    fitted = Classifier(0.1, 12.0, -3.0, 0.2, 5)
+    scores = np.array([-0.5, 0.0, 0.5])
+    assert np.all(np.diff(fitted.probabilities(scores)) > 0)
+    assert fitted.uncalibrated(scores)[1] == 0.5
+    assert fitted.decide(np.array([0.19, 0.2])).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", json.dumps({"temperature": 0.1})])
+def test_a_file_that_is_no_classifier_is_named(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "classifier.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match=r"classifier\.json: not a classifier"):
+        read_classifier(path)
+
+
+def test_a_missing_classifier_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="run 'dvc repro evaluate'"):
+        read_classifier(tmp_path / "classifier.json")
