@@ -1,0 +1,82 @@
+"""The folder `data/raw`: links to the five files of the release that is in use."""
+
+import logging
+import os
+import shutil
+from pathlib import Path
+
+from isic_siamese import release
+from isic_siamese.errors import DataError
+from isic_siamese.files import write_csv
+from isic_siamese.verification import has_verified_twin, truth_path
+
+log = logging.getLogger(__name__)
+
+
+def find_release(named: str) -> Path:
+    """Return the folder that the parameter `release` names, absolute; a relative one starts from the current folder.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    folder = Path(named).expanduser().resolve()
+    if not folder.is_dir():
+        raise DataError(
+            f"params.yaml: release: {named!r} names no folder ({folder} does not exist); "
+            "wanted demo, isic2020 or a folder that holds the five files of a release"
+        )
+    return folder
+
+
+def link_release(folder: Path, raw: Path, record: Path) -> None:
+    """Make `raw` hold exactly the five files of the verified release in `folder`: hard links, or else copies.
+
+    The whole folder changes at once, so no moment finds two releases mixed. What `raw` held before goes, being links;
+    but a zip that this function did not put there is moved beside `record` and never deleted.
+
+    Raises:
+        DataError: a file cannot be linked or copied, for want of space say.
+    """
+    new, old = raw.with_name(f".{raw.name}.new"), raw.with_name(f".{raw.name}.old")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    for name in release.FILES:
+        source = truth_path(folder) if name == release.TRUTH_CSV else folder / name
+        if source.name == release.TRUTH_V1_CSV:
+            write_csv(new / name, release.read_truth(source))
+        else:
+            link_or_copy(source, new / name)
+    if raw.exists():
+        _set_aside(raw, record)
+    shutil.rmtree(old, ignore_errors=True)
+    if raw.exists():
+        raw.rename(old)
+    new.rename(raw)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Hard-link `target` to `source`, or copy it where that cannot be, such as across disks.
+
+    Raises:
+        DataError: neither can be.
+    """
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        log.info("copying %s (%.1f GB)", source, source.stat().st_size / 1e9)
+        try:
+            shutil.copy2(source, target)
+        except OSError as error:
+            target.unlink(missing_ok=True)
+            raise DataError(f"{target}: cannot copy {source}: {error.strerror}; mend that and run again") from None
+
+
+def _set_aside(raw: Path, record: Path) -> None:
+    """Move out of `raw` the zips that are no link, nor a copy of one that is verified and still in its place."""
+    for path in (raw / release.TRAIN_ZIP, raw / release.TEST_ZIP):
+        if path.is_file() and path.stat().st_nlink == 1 and not has_verified_twin(path, record):
+            aside = record.with_name(f"found-{path.stat().st_mtime_ns}") / path.name
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(aside)
+            log.warning("%s may be the only copy, so it is kept: moved to %s", path, aside)

@@ -1,0 +1,178 @@
+"""Whether five files are one whole release: each table, each zip, and all of them against each other."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypedDict
+
+import pandas as pd
+from tqdm import tqdm
+
+from isic_siamese import release
+from isic_siamese.errors import DataError
+from isic_siamese.files import write_json
+from isic_siamese.release import refuse, some
+from isic_siamese.zips import CHUNK, check_contents, read_directory
+
+# The official release, as its organisers describe it (Rotemberg et al. 2021) and as its files are.
+OFFICIAL_COUNTS = {
+    "train": {"images": 33_126, "melanomas": 584, "patients": 2_056, "duplicate_pairs": 425},
+    "test": {"images": 10_982},
+}
+OFFICIAL_BYTES = {release.TRUTH_CSV: 2_354_291, release.TEST_CSV: 468_938}  # with line feeds and one at the end
+
+log = logging.getLogger(__name__)
+
+
+class Entry(TypedDict):
+    """What is remembered of a zip whose every member was read against its CRC."""
+
+    bytes: int
+    mtime_ns: int
+    sha256: str
+
+
+def truth_path(folder: Path) -> Path:
+    """Return the ground truth of a release, v2 if it is there, else v1 if that is."""
+    v1, v2 = folder / release.TRUTH_V1_CSV, folder / release.TRUTH_CSV
+    return v1 if v1.exists() and not v2.exists() else v2
+
+
+def verify_release(folder: Path, record: Path, official: bool = False) -> dict[str, dict[str, int]]:
+    """Verify the release in `folder`, and remember in `record` the zips that passed, so that the next time is instant.
+
+    Args:
+        folder: holds the five files; they are only read.
+        record: JSON of absolute path to `Entry`.
+        official: hold it to the counts of the official release too.
+
+    Returns:
+        The counts: images, melanomas, patients, duplicate pairs; and test images.
+
+    Raises:
+        DataError: a file is absent or wrong; all problems are in the one message.
+    """
+    _require_files(folder)
+    truth, duplicates, test = _read_tables(folder)
+    refuse(folder / release.DUPLICATES_CSV, _duplicate_problems(truth, duplicates))
+    refuse(folder / release.TEST_CSV, _overlap_problems(truth, test))
+    counts = {
+        "train": {
+            "images": len(truth),
+            "melanomas": int(truth["target"].sum()),
+            "patients": int(truth["patient_id"].nunique()),
+            "duplicate_pairs": len(duplicates),
+        },
+        "test": {"images": len(test)},
+    }
+    if official:
+        _require_official(folder, counts)
+    _verify_zip(folder / release.TEST_ZIP, release.TEST_FOLDER, test["image"], record)
+    _verify_zip(folder / release.TRAIN_ZIP, release.TRAIN_FOLDER, truth["image_name"], record)
+    return counts
+
+
+def has_verified_twin(path: Path, record: Path) -> bool:
+    """Whether `record` knows the file that `path` was copied from, and that one is still in its place."""
+    facts = _facts(path)
+    twins = [Path(key) for key, entry in _read_record(record).items() if facts == (entry["bytes"], entry["mtime_ns"])]
+    return any(
+        twin.name == path.name and twin.is_file() and _facts(twin) == facts and not twin.samefile(path)
+        for twin in twins
+    )
+
+
+def _require_files(folder: Path) -> None:
+    missing = [name for name in release.FILES if not (folder / name).is_file()]
+    if truth_path(folder).is_file() and release.TRUTH_CSV in missing:
+        missing.remove(release.TRUTH_CSV)
+    if missing:
+        raise DataError(
+            f"{folder}: not a whole release: {len(missing)} of its 5 files are not there: {', '.join(missing)}; "
+            "add them, or set 'release' in params.yaml to demo, isic2020 or a folder that holds all five"
+        )
+
+
+def _read_tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    return (
+        release.read_truth(truth_path(folder)),
+        release.read_duplicates(folder / release.DUPLICATES_CSV),
+        release.read_test_metadata(folder / release.TEST_CSV),
+    )
+
+
+def _duplicate_problems(truth: pd.DataFrame, duplicates: pd.DataFrame) -> list[str]:
+    """Hold the pairs to what holds of all 425 official ones; 8 of those differ in lesion_id, one in the site."""
+    problems = []
+    unknown = pd.concat([duplicates["image_name_1"], duplicates["image_name_2"]])
+    unknown = unknown[~unknown.isin(truth["image_name"])]
+    if len(unknown):
+        problems.append(f"names of no image of the ground truth: {some(unknown.tolist())}")
+    images = truth.set_index("image_name")
+    for column in ("patient_id", "target"):
+        first = duplicates["image_name_1"].map(images[column])
+        second = duplicates["image_name_2"].map(images[column])
+        differ = (first != second) & first.notna() & second.notna()
+        if differ.any():
+            problems.append(f"pairs that differ in {column}: {some(duplicates.loc[differ, 'image_name_1'].tolist())}")
+    return problems
+
+
+def _overlap_problems(truth: pd.DataFrame, test: pd.DataFrame) -> list[str]:
+    both = test.loc[test["image"].isin(truth["image_name"]), "image"].tolist()
+    return [f"test images that are training images too: {some(both)}"] if both else []
+
+
+def _require_official(folder: Path, counts: dict[str, dict[str, int]]) -> None:
+    problems = [
+        f"{part}: {counts[part][what]:,} {what.replace('_', ' ')}, expected {expected:,}"
+        for part, wanted in OFFICIAL_COUNTS.items()
+        for what, expected in wanted.items()
+        if counts[part][what] != expected
+    ]
+    for name, expected in OFFICIAL_BYTES.items():
+        if (folder / name).exists():
+            n_bytes = len((folder / name).read_bytes().replace(b"\r\n", b"\n").rstrip(b"\n")) + 1
+            if n_bytes != expected:
+                problems.append(f"{name}: {n_bytes:,} bytes (line ends counted as one), expected {expected:,}")
+    refuse(folder, problems, "not the official release: delete the wrong file and run 'dvc repro download'")
+
+
+def _verify_zip(path: Path, folder: str, names: Iterable[str], record: Path) -> None:
+    """Check the directory always, and the contents unless `record` says that these very bytes passed before."""
+    members = read_directory(path, folder, names)
+    entries: dict[str, Entry] = _read_record(record)
+    key, known = str(path.resolve()), entries.get(str(path.resolve()))
+    n_bytes, mtime_ns = _facts(path)
+    if known and (known["bytes"], known["mtime_ns"]) == (n_bytes, mtime_ns):
+        return
+    digest = _sha256(path, n_bytes)
+    if not known or known["sha256"] != digest:
+        check_contents(path, members)
+        if known:
+            log.warning("%s: whole, but not the bytes that were verified before (SHA-256 now %s)", path, digest)
+    entry: Entry = {"bytes": n_bytes, "mtime_ns": mtime_ns, "sha256": digest}
+    write_json(record, {**entries, key: entry})
+
+
+def _facts(path: Path) -> tuple[int, int]:
+    facts = path.stat()
+    return facts.st_size, facts.st_mtime_ns
+
+
+def _sha256(path: Path, n_bytes: int) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file, tqdm.wrapattr(file, "read", n_bytes, desc=f"hashing {path.name}") as reader:
+        while chunk := reader.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _read_record(path: Path) -> dict[str, Entry]:
+    try:
+        entries: dict[str, Entry] = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}  # losing it only costs another pass
+    return entries

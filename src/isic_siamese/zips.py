@@ -1,0 +1,122 @@
+"""The zips of a release, hostile until proven otherwise: their directories, then every member's bytes."""
+
+import os
+import stat
+import struct
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
+from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
+
+from tqdm import tqdm
+
+from isic_siamese.errors import DataError
+from isic_siamese.release import refuse, some
+
+MAX_MEMBER_BYTES = 64 << 20  # the largest JPEG of ISIC 2020 is about 10 MB
+CHUNK = 1 << 20  # bytes read at a time
+ENCRYPTED = 0x1 | 0x40  # flag bits of a member: encrypted, strongly encrypted
+ARCHIVES = {".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar"}
+
+# What zipfile and zlib raise on broken bytes; found by fuzzing (tests/test_zips.py).
+_BROKEN = (BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError, struct.error)
+
+
+def read_directory(path: Path, folder: str, names: Iterable[str]) -> list[ZipInfo]:
+    """Read and check the central directory of a zip that should hold `<folder><name>.jpg` for each of `names`.
+
+    Members that are not JPEGs are ignored, as the official test zip has some, unless they are hostile.
+
+    Returns:
+        The JPEG members, in the order of the file.
+
+    Raises:
+        DataError: no zip, a hostile member, or JPEGs other than `names`; all problems are in the one message.
+    """
+    try:
+        with ZipFile(path) as archive:
+            members = archive.infolist()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; run 'dvc repro download'") from None
+    except _BROKEN as error:
+        raise DataError(f"{path}: not a whole zip: {error}; delete it and fetch it again") from None
+    problems = _hostile(members)
+    jpegs = [member for member in members if PurePosixPath(member.filename).suffix.lower() in (".jpg", ".jpeg")]
+    wanted = {f"{folder}{name}.jpg" for name in names}
+    found = {member.filename for member in jpegs}
+    if wanted - found:
+        problems.append(f"lacks {len(wanted - found):,} of {len(wanted):,} images: {some(sorted(wanted - found))}")
+    if found - wanted:
+        problems.append(f"has {len(found - wanted):,} images that are not in the table: {some(sorted(found - wanted))}")
+    refuse(path, problems, "delete it and fetch it again, or mend the table")
+    return jpegs
+
+
+def _hostile(members: Sequence[ZipInfo]) -> list[str]:
+    """Say what no honest zip of images would hold, a line a kind."""
+    checks: dict[str, Callable[[ZipInfo], object]] = {
+        "absolute, '..' or hidden member name": _has_bad_name,
+        "link or device": lambda member: stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR),
+        "encrypted member": lambda member: member.flag_bits & ENCRYPTED,
+        "archive within the archive": lambda member: PurePosixPath(member.filename).suffix.lower() in ARCHIVES,
+        "compression other than stored or deflated": lambda member: (
+            member.compress_type not in (ZIP_STORED, ZIP_DEFLATED)
+        ),
+        "stored member of two sizes": lambda member: (
+            member.compress_type == ZIP_STORED and member.compress_size != member.file_size
+        ),
+        f"member over {MAX_MEMBER_BYTES >> 20} MiB": lambda member: (
+            max(member.file_size, member.compress_size) > MAX_MEMBER_BYTES
+        ),
+    }
+    found = {kind: [member.filename for member in members if is_bad(member)] for kind, is_bad in checks.items()}
+    # Case is folded because macOS and Windows would write such two members into one file.
+    times = Counter(member.filename.casefold() for member in members)
+    found["two members of one name"] = [name for name, n in times.items() if n > 1]
+    found["overlapping members"] = _overlapping(members)
+    return [f"{kind}: {some([repr(name[:80]) for name in names])}" for kind, names in found.items() if names]
+
+
+def _has_bad_name(member: ZipInfo) -> bool:
+    name = member.orig_filename  # zipfile cuts `filename` at the first NUL
+    return "\0" in name or "\\" in name or name.startswith("/") or ":" in name or ".." in name.split("/")
+
+
+def _overlapping(members: Sequence[ZipInfo]) -> list[str]:
+    """Name the members whose bytes reach into the next one's: how a small zip holds terabytes."""
+    ordered = sorted(members, key=lambda member: member.header_offset)
+    return [a.filename for a, b in pairwise(ordered) if a.header_offset + 30 + a.compress_size > b.header_offset]
+
+
+def check_contents(path: Path, members: Sequence[ZipInfo]) -> None:
+    """Read every member against its CRC and its stated size, on all cores, with a progress bar.
+
+    Threads suffice: reading, inflating and the CRC leave Python's lock alone.
+
+    Raises:
+        DataError: some are broken; the first few are named.
+    """
+    with ZipFile(path) as archive, ThreadPoolExecutor(os.cpu_count()) as pool:
+        answers = pool.map(lambda member: _content_problem(archive, member), members)
+        bar = tqdm(answers, f"checking {path.name}", len(members), unit="image")
+        broken = [f"{member.filename} ({answer})" for member, answer in zip(members, bar, strict=True) if answer]
+    if broken:
+        refuse(path, [f"{len(broken):,} broken images: {some(broken)}"], "delete it and fetch it again")
+
+
+def _content_problem(archive: ZipFile, member: ZipInfo) -> str:
+    """Say what is wrong with the bytes of a member, "" if nothing is."""
+    longer = copy(member)
+    longer.file_size += 1  # ask for a byte more than stated: zipfile would quietly stop at the stated size
+    n_bytes = 0
+    try:
+        with archive.open(longer) as content:
+            while chunk := content.read(CHUNK):
+                n_bytes += len(chunk)
+    except _BROKEN as error:
+        return str(error) or type(error).__name__
+    return "" if n_bytes == member.file_size else f"{n_bytes:,} bytes or more, stated {member.file_size:,}"
