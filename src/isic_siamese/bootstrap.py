@@ -1,0 +1,103 @@
+"""Resample whole patients: images of one patient are alike, so images are not the independent draws."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+CHUNK = 4_000_000  # weights held at a time: 32 MB of float64
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """Many resamples of the patients behind N images.
+
+    Attributes:
+        multiplicities: how often each patient was drawn, float64 `(B, P)`.
+        patient: the patient of each image, int64 `(N,)`, an index into P.
+    """
+
+    multiplicities: Floats
+    patient: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.multiplicities)
+
+
+def draw_resamples(patient_ids: pd.Series, malignant: Bools, n_resamples: int, rng: np.random.Generator) -> Resamples:
+    """Draw patients with replacement, those with a melanoma and those without each as many as there are.
+
+    So every resample has melanomas, and of both kinds of patient as many as the split.
+
+    Args:
+        patient_ids: of each image, `(N,)`.
+        malignant: label of each image, `(N,)`.
+        n_resamples: B.
+        rng: of the draw.
+    """
+    patient, ids = pd.factorize(patient_ids, sort=True)
+    affected = np.bincount(patient, weights=malignant, minlength=len(ids)) > 0
+    multiplicities = np.zeros((n_resamples, len(ids)))
+    for stratum in (affected, ~affected):
+        n = int(stratum.sum())
+        if n:
+            multiplicities[:, stratum] = rng.multinomial(n, np.full(n, 1 / n), size=n_resamples)
+    return Resamples(multiplicities, patient.astype(np.int64))
+
+
+def resample_images(measure: Callable[[Floats], Mapping[str, Floats]], resamples: Resamples) -> dict[str, Floats]:
+    """Apply `measure` to the weights `(b, N)` of the images in each resample, a chunk of resamples at a time.
+
+    Returns:
+        The named values of `measure`, `(B, ...)`.
+    """
+    patient = resamples.patient
+    return _in_chunks(lambda drawn: measure(drawn[:, patient]), resamples, len(patient))
+
+
+def resample_pairs(
+    measure: Callable[[Floats], Mapping[str, Floats]],
+    resamples: Resamples,
+    left: npt.NDArray[np.int64],
+    right: npt.NDArray[np.int64],
+) -> dict[str, Floats]:
+    """Apply `measure` to the weights `(b, pairs)` of the pairs in each resample.
+
+    A pair occurs as often as there are copies of the one patient beside copies of the other: the product.
+
+    Args:
+        measure: see `resample_images`.
+        resamples: of the images.
+        left: the image on the left of each pair, an index into the N images.
+        right: likewise.
+    """
+    one, other = resamples.patient[left], resamples.patient[right]
+    return _in_chunks(lambda drawn: measure(drawn[:, one] * drawn[:, other]), resamples, len(left))
+
+
+def _in_chunks(
+    measure: Callable[[Floats], Mapping[str, Floats]], resamples: Resamples, width: int
+) -> dict[str, Floats]:
+    step = max(1, CHUNK // max(1, width))
+    parts = [measure(resamples.multiplicities[start : start + step]) for start in range(0, len(resamples), step)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def interval(values: Floats, confidence: float) -> tuple[float, float] | None:
+    """Return the percentile interval of resampled `values` `(B,)`, or None where fewer than half are defined.
+
+    A resample in which a figure does not exist (a predictive value where nothing was flagged) is NaN and left out.
+
+    >>> interval(np.arange(101.0), 0.5)
+    (25.0, 75.0)
+    """
+    defined = values[np.isfinite(values)]
+    if 2 * len(defined) < len(values):
+        return None
+    low, high = np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)

@@ -1,0 +1,147 @@
+"""Figures of many weighted resamples at once: what scikit-learn does for one sample, in a row for each resample.
+
+scikit-learn gives each point estimate (`evaluation.py`), and is the oracle of these functions in their tests.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+SMALL = 1e-9  # weights are whole numbers, so counts that differ by less are equal
+N_BINS = 10  # of the calibration error
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What is flagged as the threshold falls past each of the C distinct scores, from none to all.
+
+    Attributes:
+        hits: weight of the positives at or above the threshold, float64 `(B, C + 1)`.
+        alarms: weight of the negatives likewise.
+    """
+
+    hits: Floats
+    alarms: Floats
+
+    @property
+    def sensitivity(self) -> Floats:
+        """Share of the positives that is flagged, `(B, C + 1)`."""
+        return _share(self.hits)
+
+    @property
+    def false_alarm_rate(self) -> Floats:
+        """Share of the negatives that is flagged, `(B, C + 1)`: 1 - specificity."""
+        return _share(self.alarms)
+
+
+def _share(counts: Floats) -> Floats:
+    with np.errstate(invalid="ignore"):  # a resample without the class has no rate: NaN
+        return counts / counts[:, -1:]
+
+
+def sweep(scores: Floats, positive: Bools, weights: Floats) -> Curve:
+    """Sweep the threshold over `scores` `(N,)` for each row of `weights` `(B, N)`; equal scores fall together."""
+    order = np.argsort(-scores, kind="stable")
+    starts = np.flatnonzero(np.diff(scores[order], prepend=np.nan) != 0)
+    ordered = weights[:, order]
+    return Curve(*(_running_sum(ordered * of_class, starts) for of_class in (positive[order], ~positive[order])))
+
+
+def _running_sum(weights: Floats, starts: npt.NDArray[np.int64]) -> Floats:
+    sums = np.zeros((len(weights), len(starts) + 1))
+    np.cumsum(np.add.reduceat(weights, starts, axis=1), axis=1, out=sums[:, 1:])
+    return sums
+
+
+def roc_auc(curve: Curve) -> Floats:
+    """Area under the ROC curve, `(B,)`: equal scores count half."""
+    return np.asarray(np.trapezoid(curve.sensitivity, curve.false_alarm_rate, axis=1), np.float64)
+
+
+def average_precision(curve: Curve) -> Floats:
+    """Mean over the positives of the precision at each one's score, `(B,)`."""
+    gains = np.diff(curve.hits, axis=1)
+    flagged = curve.hits[:, 1:] + curve.alarms[:, 1:]
+    precision = np.divide(curve.hits[:, 1:], flagged, out=np.zeros_like(gains), where=flagged > 0)
+    return np.asarray((gains * precision).sum(axis=1) / curve.hits[:, -1], np.float64)
+
+
+def partial_auc(curve: Curve, sensitivity: float) -> Floats:
+    """Area between the ROC curve and the line at `sensitivity`, `(B,)` in [0, 1 - sensitivity]: ISIC 2024's at 0.8."""
+    above = np.clip(curve.sensitivity - sensitivity, 0, None)
+    steps = np.diff(curve.false_alarm_rate, axis=1)
+    rise = np.diff(curve.sensitivity, axis=1)
+    # Where a step crosses the line only the part above it counts: a triangle whose base is that share of the step.
+    crossing = (above[:, :-1] == 0) & (above[:, 1:] > 0)
+    share = np.divide(above[:, 1:], rise, out=np.ones_like(rise), where=crossing)
+    return np.asarray((steps * share * (above[:, :-1] + above[:, 1:]) / 2).sum(axis=1), np.float64)
+
+
+def specificity_at(curve: Curve, sensitivity: float) -> Floats:
+    """Highest specificity of a threshold that flags at least this share of the positives, `(B,)`."""
+    enough = curve.hits >= sensitivity * curve.hits[:, -1:] - SMALL
+    return 1 - _first(curve.false_alarm_rate, enough)
+
+
+def sensitivity_at(curve: Curve, specificity: float) -> Floats:
+    """Highest sensitivity of a threshold that spares at least this share of the negatives, `(B,)`."""
+    spared = curve.alarms[:, -1:] - curve.alarms
+    too_few = spared < specificity * curve.alarms[:, -1:] - SMALL
+    # Flagging none spares all, so there is always a last threshold that is good enough, just before the first too low.
+    last = np.where(too_few.any(axis=1), too_few.argmax(axis=1), too_few.shape[1]) - 1
+    return np.take_along_axis(curve.sensitivity, last[:, None], axis=1)[:, 0]
+
+
+def _first(values: Floats, where: Bools) -> Floats:
+    return np.take_along_axis(values, where.argmax(axis=1)[:, None], axis=1)[:, 0]
+
+
+def sensitivity_on(curve: Curve, grid: Floats) -> Floats:
+    """Sensitivity at the false alarm rates of `grid` `(G,)`, between thresholds linearly, `(B, G)`."""
+    rows = zip(curve.false_alarm_rate, curve.sensitivity, strict=True)
+    return np.stack([np.interp(grid, rate, sensitivity) for rate, sensitivity in rows])
+
+
+def decision_figures(decision: Bools, positive: Bools, weights: Floats) -> dict[str, Floats]:
+    """Figures of the decisions `(N,)` for each row of `weights` `(B, N)`; NaN where one does not exist."""
+    outcomes = np.stack(
+        [decision & positive, decision & ~positive, ~decision & ~positive, ~decision & positive], axis=1
+    )
+    tp, fp, tn, fn = (weights @ outcomes.astype(np.float64)).T
+    with np.errstate(invalid="ignore"):
+        sensitivity, specificity = tp / (tp + fn), tn / (tn + fp)
+        return {
+            "accuracy": (tp + tn) / (tp + fp + tn + fn),
+            "balanced_accuracy": (sensitivity + specificity) / 2,
+            "sensitivity": sensitivity,
+            "specificity": specificity,
+            "ppv": tp / (tp + fp),
+            "npv": tn / (tn + fn),
+            "f1": 2 * tp / (2 * tp + fp + fn),
+        }
+
+
+def brier(probabilities: Floats, positive: Bools, weights: Floats) -> Floats:
+    """Mean squared distance of probability `(N,)` and outcome `(N,)`, `(B,)`."""
+    return np.asarray(weights @ (probabilities - positive) ** 2 / weights.sum(axis=1), np.float64)
+
+
+def calibration_bins(probabilities: Floats, n_bins: int = N_BINS) -> npt.NDArray[np.int64]:
+    """Assign each probability `(N,)` to one of `n_bins` bins of as many images each; equal ones stay together.
+
+    Bins of equal width would put nearly all images of a release with 1.76 % melanoma into the first.
+    """
+    edges = np.quantile(probabilities, np.arange(1, n_bins) / n_bins)
+    return np.searchsorted(edges, probabilities, side="left").astype(np.int64)
+
+
+def calibration_error(probabilities: Floats, positive: Bools, weights: Floats) -> Floats:
+    """Expected calibration error, `(B,)`: |mean probability - share of positives| of a bin, averaged over images."""
+    bins = calibration_bins(probabilities)
+    gaps = np.zeros((len(probabilities), N_BINS))
+    gaps[np.arange(len(bins)), bins] = probabilities - positive
+    return np.asarray(np.abs(weights @ gaps).sum(axis=1) / weights.sum(axis=1), np.float64)

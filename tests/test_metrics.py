@@ -1,0 +1,172 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as sk
+
+from isic_siamese import metrics
+from isic_siamese.metrics import Bools, Floats, sweep
+
+Sample = tuple[Floats, Bools, Floats]
+
+
+def sample(n: int = 60, rows: int = 5, seed: int = 0, ties: bool = True) -> Sample:
+    """Scores with ties, labels, and whole-number weights, some of them zero."""
+    rng = np.random.default_rng(seed)
+    positive = np.arange(n) < n // 4
+    scores = rng.normal(size=n) + positive
+    weights = rng.integers(0, 4, size=(rows, n)).astype(float)
+    weights[:, [0, n - 1]] = 1  # each class is there
+    return (scores.round(1) if ties else scores), positive, weights
+
+
+def slow_partial_auc(y: Bools, scores: Floats, weights: Floats, sensitivity: float) -> float:
+    """ISIC 2024's way: classes and scores turned round, then the area up to a rate, freed of scikit-learn's scaling."""
+    most = 1 - sensitivity
+    scaled = sk.roc_auc_score(~y, -scores, sample_weight=weights, max_fpr=most)
+    least = 0.5 * most**2
+    return float(least + (most - least) * (scaled - 0.5) / 0.5)
+
+
+def slow_specificity_at(y: Bools, scores: Floats, weights: Floats, sensitivity: float) -> float:
+    fpr, tpr, _ = sk.roc_curve(y, scores, sample_weight=weights, drop_intermediate=False)
+    return float(1 - fpr[tpr >= sensitivity - 1e-12].min())
+
+
+def slow_sensitivity_at(y: Bools, scores: Floats, weights: Floats, specificity: float) -> float:
+    fpr, tpr, _ = sk.roc_curve(y, scores, sample_weight=weights, drop_intermediate=False)
+    return float(tpr[1 - fpr >= specificity - 1e-12].max())
+
+
+ORACLES: dict[str, tuple[Callable[[metrics.Curve], Floats], Callable[[Bools, Floats, Floats], float]]] = {
+    "roc_auc": (metrics.roc_auc, lambda y, s, w: float(sk.roc_auc_score(y, s, sample_weight=w))),
+    "average_precision": (
+        metrics.average_precision,
+        lambda y, s, w: float(sk.average_precision_score(y, s, sample_weight=w)),
+    ),
+    "partial_auc": (lambda c: metrics.partial_auc(c, 0.8), lambda y, s, w: slow_partial_auc(y, s, w, 0.8)),
+    "specificity_at": (lambda c: metrics.specificity_at(c, 0.8), lambda y, s, w: slow_specificity_at(y, s, w, 0.8)),
+    "sensitivity_at": (lambda c: metrics.sensitivity_at(c, 0.8), lambda y, s, w: slow_sensitivity_at(y, s, w, 0.8)),
+}
+
+
+@pytest.mark.parametrize("name", ORACLES)
+@pytest.mark.parametrize("ties", [True, False])
+def test_a_curve_measure_equals_scikit_learn_in_each_resample(name: str, ties: bool) -> None:
+    scores, positive, weights = sample(ties=ties)
+    fast, slow = ORACLES[name]
+    expected = [slow(positive, scores, row) for row in weights]
+    np.testing.assert_allclose(fast(sweep(scores, positive, weights)), expected, atol=1e-12)
+
+
+@settings(derandomize=True, deadline=None, max_examples=40)
+@given(st.lists(st.tuples(st.integers(0, 6), st.booleans(), st.integers(1, 3)), min_size=2, max_size=25))
+def test_curve_measures_equal_scikit_learn_however_scores_tie(cases: list[tuple[int, bool, int]]) -> None:
+    scores = np.array([case[0] for case in cases], float)
+    positive = np.array([case[1] for case in cases])
+    weights = np.array([[case[2] for case in cases]], float)
+    if positive.all() or not positive.any():
+        return
+    curve = sweep(scores, positive, weights)
+    for name, (fast, slow) in ORACLES.items():
+        assert fast(curve)[0] == pytest.approx(slow(positive, scores, weights[0]), abs=1e-12), name
+
+
+def test_a_perfect_order_gets_every_area_in_full() -> None:
+    curve = sweep(np.array([0.1, 0.2, 0.8, 0.9]), np.array([False, False, True, True]), np.ones((1, 4)))
+    assert metrics.roc_auc(curve)[0] == 1
+    assert metrics.average_precision(curve)[0] == 1
+    assert metrics.partial_auc(curve, 0.8)[0] == pytest.approx(0.2)
+
+
+def test_equal_scores_have_no_skill() -> None:
+    curve = sweep(np.zeros(4), np.array([True, False, False, False]), np.ones((1, 4)))
+    assert metrics.roc_auc(curve)[0] == 0.5
+    assert metrics.average_precision(curve)[0] == 0.25
+    assert metrics.partial_auc(curve, 0.8)[0] == pytest.approx(0.02)  # of the triangle above the diagonal
+
+
+def test_a_weight_counts_like_that_many_copies() -> None:
+    scores, positive, weights = sample(rows=1)
+    copies = weights[0].astype(int)
+    repeated = sweep(scores.repeat(copies), positive.repeat(copies), np.ones((1, copies.sum())))
+    assert metrics.roc_auc(sweep(scores, positive, weights)) == pytest.approx(metrics.roc_auc(repeated))
+
+
+def test_a_resample_without_the_class_has_no_rate() -> None:
+    curve = sweep(np.array([0.0, 1.0]), np.array([False, True]), np.array([[1.0, 0.0]]))
+    assert np.isnan(metrics.roc_auc(curve)).all()
+
+
+def test_decision_figures_equal_scikit_learn_in_each_resample() -> None:
+    scores, positive, weights = sample()
+    decision = scores > 0.7
+    got = metrics.decision_figures(decision, positive, weights)
+    for row, weight in enumerate(weights):
+        expected = {
+            "accuracy": sk.accuracy_score(positive, decision, sample_weight=weight),
+            "balanced_accuracy": sk.balanced_accuracy_score(positive, decision, sample_weight=weight),
+            "sensitivity": sk.recall_score(positive, decision, sample_weight=weight),
+            "specificity": sk.recall_score(~positive, ~decision, sample_weight=weight),
+            "ppv": sk.precision_score(positive, decision, sample_weight=weight),
+            "npv": sk.precision_score(~positive, ~decision, sample_weight=weight),
+            "f1": sk.f1_score(positive, decision, sample_weight=weight),
+        }
+        assert {name: values[row] for name, values in got.items()} == pytest.approx(expected)
+
+
+def test_decision_figures_of_a_table_worked_by_hand() -> None:
+    # 3 hits, 1 miss, 2 false alarms, 4 rightly spared.
+    decision = np.array([1, 1, 1, 0, 1, 1, 0, 0, 0, 0], bool)
+    positive = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0], bool)
+    got = metrics.decision_figures(decision, positive, np.ones((1, 10)))
+    assert {name: round(float(values[0]), 4) for name, values in got.items()} == {
+        "accuracy": 0.7,
+        "balanced_accuracy": 0.7083,
+        "sensitivity": 0.75,
+        "specificity": 0.6667,
+        "ppv": 0.6,
+        "npv": 0.8,
+        "f1": 0.6667,
+    }
+
+
+def test_a_predictive_value_of_nothing_flagged_does_not_exist() -> None:
+    got = metrics.decision_figures(np.zeros(2, bool), np.array([True, False]), np.ones((1, 2)))
+    assert np.isnan(got["ppv"][0]) and got["npv"][0] == 0.5
+
+
+def test_brier_equals_scikit_learn_in_each_resample() -> None:
+    scores, positive, weights = sample()
+    probabilities = 1 / (1 + np.exp(-scores))
+    expected = [sk.brier_score_loss(positive, probabilities, sample_weight=row) for row in weights]
+    np.testing.assert_allclose(metrics.brier(probabilities, positive, weights), expected)
+
+
+def test_calibration_error_equals_a_loop_over_bins() -> None:
+    scores, positive, weights = sample(n=200)
+    probabilities = 1 / (1 + np.exp(-scores))
+    bins = metrics.calibration_bins(probabilities)
+    for row, got in zip(weights, metrics.calibration_error(probabilities, positive, weights), strict=True):
+        expected = 0.0
+        for number in set(bins.tolist()):
+            inside = bins == number
+            if row[inside].sum():
+                gap = np.average(probabilities[inside] - positive[inside], weights=row[inside])
+                expected += abs(gap) * row[inside].sum() / row.sum()
+        assert got == pytest.approx(expected)
+
+
+def test_calibration_bins_hold_as_many_images_each_and_keep_equal_probabilities_together() -> None:
+    assert np.bincount(metrics.calibration_bins(np.linspace(0, 1, 100))).tolist() == [10] * 10
+    assert len(set(metrics.calibration_bins(np.full(50, 0.3)).tolist())) == 1
+
+
+def test_the_band_passes_through_the_curve_of_each_resample() -> None:
+    scores, positive, weights = sample()
+    curve = sweep(scores, positive, weights)
+    grid = np.linspace(0, 1, 11)
+    fpr, tpr, _ = sk.roc_curve(positive, scores, sample_weight=weights[2], drop_intermediate=False)
+    np.testing.assert_allclose(metrics.sensitivity_on(curve, grid)[2], np.interp(grid, fpr, tpr))
