@@ -1,0 +1,133 @@
+"""Draw the balanced pair index: which views of which images are compared, and whether they are of the same class."""
+
+from pathlib import Path
+from typing import Annotated, Self
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from pydantic import Field, model_validator
+
+from isic_siamese.errors import DataError
+from isic_siamese.params import Section
+
+COLUMNS = ["left", "right", "left_view", "right_view", "same"]
+IntArray = npt.NDArray[np.int64]
+
+
+class PairsParams(Section):
+    """Section `pairs`: a block is a run of pairs among few views, what one training step sees."""
+
+    views_per_block: Annotated[int, Field(ge=4, multiple_of=2)]
+    pairs_per_block: Annotated[int, Field(ge=4, multiple_of=4)]
+
+    @model_validator(mode="after")
+    def _fit(self) -> Self:
+        half = self.views_per_block // 2
+        most = 4 * (half * (half - 1) // 2)
+        if self.pairs_per_block > most:
+            raise ValueError(
+                f"{self.views_per_block} views make at most {most} balanced pairs, got {self.pairs_per_block}"
+            )
+        return self
+
+
+def draw_pairs(
+    rows: IntArray, malignant: npt.NDArray[np.bool_], params: PairsParams, rng: np.random.Generator, oversample: bool
+) -> pd.DataFrame:
+    """Draw one pass over the images of a split as balanced pairs, ordered block by block.
+
+    Half of the pairs are the same class, half different; of the same ones half are melanoma, half benign. Every image
+    of the larger class comes once; those of the smaller one as often as it takes to match. No image is paired
+    with itself. A block holds `pairs_per_block` pairs, fewer where a split has too few images to tell them apart.
+
+    Args:
+        rows: the images of one split, `(n,)`.
+        malignant: whether each of them is melanoma, `(n,)`.
+        params: the size of a block.
+        rng: the source of chance.
+        oversample: number the repeats of an image as views 1, 2, ..., which training augments. Otherwise, as in
+            validation and test, all are view 0, the image as it is.
+
+    Returns:
+        `left, right` (rows), `left_view, right_view`, `same` (1 or 0).
+
+    Raises:
+        DataError: a class has fewer than two images.
+    """
+    classes = [rows[malignant], rows[~malignant]]
+    for name, members in zip(("melanoma", "benign"), classes, strict=True):
+        if len(members) < 2:
+            raise DataError(f"pairs: wanted at least 2 {name} images in a split, got {len(members)}")
+    n = max(len(members) for members in classes)
+    n_blocks = -(-n // (params.views_per_block // 2))
+    # array_split keeps the blocks even, so that none is left with too few views to pair.
+    melanoma, benign = (np.array_split(_views(members, n, rng, oversample), n_blocks) for members in classes)
+    blocks = [_pair_block(m, b, params.pairs_per_block, rng) for m, b in zip(melanoma, benign, strict=True)]
+    return pd.DataFrame(np.concatenate(blocks), columns=COLUMNS)
+
+
+def _views(members: IntArray, n: int, rng: np.random.Generator, oversample: bool) -> IntArray:
+    """Return `n` (row, view) as `(n, 2)`: the members in a new order on each round, the round being the view."""
+    rounds = -(-n // len(members))
+    order = np.concatenate([rng.permutation(members) for _ in range(rounds)])[:n]
+    view = np.repeat(np.arange(rounds), len(members))[:n] if oversample else np.zeros(n, np.int64)
+    return np.column_stack([order, view])
+
+
+def _pair_block(melanoma: IntArray, benign: IntArray, n_pairs: int, rng: np.random.Generator) -> IntArray:
+    """Return the pairs of one block as `(p, 5)`, columns as `COLUMNS`, from two lists of views `(v, 2)`."""
+    melanoma, benign = np.unique(melanoma, axis=0), np.unique(benign, axis=0)
+    alike = [_combinations(melanoma), _combinations(benign)]
+    across = np.concatenate([np.repeat(melanoma, len(benign), axis=0), np.tile(benign, (len(melanoma), 1))], axis=1)
+    quarter = min(n_pairs // 4, len(alike[0]), len(alike[1]), len(across) // 2)
+    drawn = [rng.choice(kind, quarter, replace=False) for kind in alike]
+    drawn.append(rng.choice(across, 2 * quarter, replace=False))
+    ends = np.concatenate(drawn)
+    # Which side an image stands on must say nothing of its class.
+    swapped = rng.random(len(ends)) < 0.5
+    ends[swapped] = ends[swapped][:, [2, 3, 0, 1]]
+    same = np.arange(len(ends)) < 2 * quarter
+    pairs = np.column_stack([ends[:, [0, 2]], ends[:, [1, 3]], same])
+    return rng.permutation(pairs)
+
+
+def _combinations(views: IntArray) -> IntArray:
+    """Return all pairs of views of different images, `(c, 4)`: row, view, row, view."""
+    i, j = np.triu_indices(len(views), k=1)
+    different = views[i, 0] != views[j, 0]
+    return np.concatenate([views[i[different]], views[j[different]]], axis=1)
+
+
+def read_pairs(path: Path) -> pd.DataFrame:
+    """Read a pair index, all columns int64.
+
+    Raises:
+        DataError: the file is absent or is no pair index.
+    """
+    try:
+        return pd.read_csv(path, dtype=np.int64)[COLUMNS]
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; run 'dvc repro pairs' or 'dvc pull'") from None
+    except (ValueError, KeyError) as error:
+        raise DataError(f"{path}: not a pair index: {error}; run 'dvc repro -f pairs'") from None
+
+
+def count_pairs(pairs: pd.DataFrame, malignant: npt.NDArray[np.bool_]) -> dict[str, int | float]:
+    """Return what a reader checks first: how many pairs, of which kinds, over how many images and views.
+
+    Args:
+        pairs: a pair index.
+        malignant: whether each row of the release is melanoma, `(N,)`.
+    """
+    left, right = malignant[pairs["left"]], malignant[pairs["right"]]
+    views = np.unique(np.concatenate([pairs[["left", "left_view"]], pairs[["right", "right_view"]]]), axis=0)
+    return {
+        "pairs": len(pairs),
+        "same_melanoma": int((left & right).sum()),
+        "same_benign": int((~left & ~right).sum()),
+        "different": int((left != right).sum()),
+        "images": len(np.unique(views[:, 0])),
+        "views": len(views),
+        "oversampled_views": int((views[:, 1] > 0).sum()),
+    }

@@ -1,0 +1,136 @@
+"""Divide patients into train, validation and test, so that no patient is in two splits."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pandas as pd
+from pydantic import model_validator
+
+from isic_siamese.errors import DataError
+from isic_siamese.params import Fraction, Section
+
+SPLITS = ("train", "val", "test")
+
+
+class SplitParams(Section):
+    """Section `split`: the fractions of the patients in each split; `test` gets what `train` and `val` leave."""
+
+    train: Fraction
+    val: Fraction
+
+    @model_validator(mode="after")
+    def _leave_a_test_split(self) -> Self:
+        if self.train + self.val >= 1:
+            raise ValueError(
+                f"train + val must be below 1, to leave a test split; they add up to {self.train + self.val:g}"
+            )
+        return self
+
+    @property
+    def fractions(self) -> dict[str, float]:
+        """The three fractions by split, in the order of `SPLITS`."""
+        return {"train": self.train, "val": self.val, "test": 1 - self.train - self.val}
+
+
+def split_patients(index: pd.DataFrame, fractions: Mapping[str, float], rng: np.random.Generator) -> pd.DataFrame:
+    """Assign each patient to a split, stratified by what the patient brings to it.
+
+    Patients are dealt out, those with the most melanomas first and of those the ones with the most images, each to
+    the split that is furthest behind its share of the patients, images, patients with melanoma and melanomas dealt so
+    far. So every stretch of that order is shared out in proportion: no split gets only the large patients. Ties
+    are broken by `rng`: the seed decides who goes where, and hardly at all how many.
+
+    Args:
+        index: a row an image, with `patient_id` and `target` (1 is melanoma).
+        fractions: the share of each split, adding up to 1.
+        rng: the source of chance.
+
+    Returns:
+        `patient_id, split`, a row a patient, by patient_id.
+
+    Raises:
+        DataError: a split would have fewer than two patients with melanoma or two without.
+    """
+    grouped = index.groupby("patient_id", sort=True)["target"]
+    patients = pd.DataFrame({"images": grouped.size(), "melanomas": grouped.sum()})
+    brings = np.column_stack(
+        [np.ones(len(patients)), patients["images"], patients["melanomas"] > 0, patients["melanomas"]]
+    ).astype(np.float64)
+    shuffled = rng.permutation(len(patients))
+    order = shuffled[np.lexsort((-brings[shuffled, 1], -brings[shuffled, 3]))]
+    names, shares = list(fractions), np.array([*fractions.values()])[:, None]
+    weight = 1 / np.maximum(brings.sum(axis=0), 1) ** 2
+
+    dealt = np.zeros((len(names), brings.shape[1]))
+    due = np.zeros_like(dealt)
+    choice = np.zeros(len(patients), dtype=np.int64)
+    for patient in order:
+        adds = brings[patient]
+        due += shares * adds
+        # How much the squared distance from what is due changes if this patient joins a split.
+        change = (adds * (adds + 2 * (dealt - due)) * weight).sum(axis=1)
+        choice[patient] = change.argmin()
+        dealt[choice[patient]] += adds
+
+    _check_both_classes(names, dealt)
+    return pd.DataFrame({"patient_id": patients.index, "split": np.array(names)[choice]})
+
+
+def _check_both_classes(names: list[str], dealt: np.ndarray) -> None:
+    for name, (patients, _, with_melanoma, _) in zip(names, dealt, strict=True):
+        if with_melanoma < 2 or patients - with_melanoma < 2:
+            raise DataError(
+                f"split {name}: wanted at least 2 patients with melanoma and 2 without, got {with_melanoma:.0f} and "
+                f"{patients - with_melanoma:.0f}; use a release with more patients, or a larger split.{name}"
+            )
+
+
+def read_splits(path: Path) -> pd.DataFrame:
+    """Read `patient_id, split`.
+
+    Raises:
+        DataError: the file is absent, or names a patient twice or a split that there is not.
+    """
+    try:
+        splits = pd.read_csv(path, dtype=str)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; run 'dvc repro split' or 'dvc pull'") from None
+    if list(splits) != ["patient_id", "split"] or not splits["split"].isin(SPLITS).all():
+        raise DataError(
+            f"{path}: wanted columns patient_id,split and splits {', '.join(SPLITS)}; run 'dvc repro -f split'"
+        )
+    if splits["patient_id"].duplicated().any():
+        twice = splits.loc[splits["patient_id"].duplicated(), "patient_id"].iloc[0]
+        raise DataError(f"{path}: patient {twice} is listed twice; run 'dvc repro -f split'")
+    return splits
+
+
+def rows_of(index: pd.DataFrame, splits: pd.DataFrame, split: str) -> np.ndarray:
+    """Return the rows, int64 `(n,)`, of the images in `split`.
+
+    Raises:
+        DataError: a patient of the index has no split.
+    """
+    of_image = index["patient_id"].map(splits.set_index("patient_id")["split"])
+    if of_image.isna().any():
+        patient = index.loc[of_image.isna(), "patient_id"].iloc[0]
+        raise DataError(f"splits: patient {patient} of the index has none; run 'dvc repro -f split'")
+    return index.loc[of_image == split, "row"].to_numpy(np.int64)
+
+
+def count_splits(index: pd.DataFrame, splits: pd.DataFrame) -> dict[str, dict[str, int | float]]:
+    """Return patients, images, melanomas and patients with melanoma of each split."""
+    merged = index.merge(splits, on="patient_id")
+    counts: dict[str, dict[str, int | float]] = {}
+    for name in SPLITS:
+        part = merged[merged["split"] == name]
+        counts[name] = {
+            "patients": int(part["patient_id"].nunique()),
+            "patients_with_melanoma": int(part.loc[part["target"] == 1, "patient_id"].nunique()),
+            "images": len(part),
+            "melanomas": int(part["target"].sum()),
+            "melanoma_fraction": float(part["target"].mean()),
+        }
+    return counts

@@ -1,0 +1,100 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from isic_siamese.errors import DataError
+from isic_siamese.splits import SplitParams, count_splits, read_splits, rows_of, split_patients
+
+FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
+
+
+def release_like(seed: int, n_patients: int, melanoma_patients: int) -> pd.DataFrame:
+    """An index with 1 to 40 images a patient and 1 to 3 melanomas in some patients."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for patient in range(n_patients):
+        n_melanomas = rng.integers(1, 4) if patient < melanoma_patients else 0
+        n_images = max(n_melanomas, rng.integers(1, 41))
+        rows += [(f"IP_{patient:07}", int(image < n_melanomas)) for image in range(n_images)]
+    return pd.DataFrame(rows, columns=["patient_id", "target"]).rename_axis("row").reset_index()
+
+
+@settings(deadline=None, max_examples=30, derandomize=True)
+@given(seed=st.integers(0, 1000), n_patients=st.integers(150, 400), share=st.floats(0.1, 0.5))
+def test_every_patient_is_in_one_split_and_every_split_has_its_share(seed: int, n_patients: int, share: float) -> None:
+    index = release_like(seed, n_patients, round(n_patients * share))
+    splits = split_patients(index, FRACTIONS, np.random.default_rng(seed))
+    assert sorted(splits["patient_id"]) == sorted(index["patient_id"].unique())
+    counts = count_splits(index, splits)
+    for name, fraction in FRACTIONS.items():
+        for key in ("patients", "patients_with_melanoma", "melanomas"):
+            total = sum(counts[split][key] for split in FRACTIONS)
+            assert abs(counts[name][key] - fraction * total) <= 4, (name, key)
+        images = sum(counts[split]["images"] for split in FRACTIONS)
+        assert abs(counts[name]["images"] - fraction * images) <= 40 + 0.02 * images  # one large patient, and a bit
+
+
+def test_no_split_gets_only_the_large_patients() -> None:
+    index = release_like(0, 300, 60)
+    splits = split_patients(index, FRACTIONS, np.random.default_rng(0))
+    sizes = index.groupby("patient_id").size()
+    means = sizes.groupby(splits.set_index("patient_id")["split"]).mean()
+    assert means.max() / means.min() < 1.15
+
+
+def test_the_seed_decides_who_goes_where_and_nothing_else_does() -> None:
+    index = release_like(0, 200, 40)
+    first, again, other = (split_patients(index, FRACTIONS, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    shuffled = split_patients(index.sample(frac=1, random_state=0), FRACTIONS, np.random.default_rng(1))
+    pd.testing.assert_frame_equal(first, again)
+    pd.testing.assert_frame_equal(first, shuffled)
+    assert not first.equals(other)
+
+
+def test_a_split_without_both_classes_is_refused() -> None:
+    index = release_like(0, 60, 3)
+    with pytest.raises(DataError, match=r"split \w+: wanted at least 2 patients with melanoma and 2 without, got"):
+        split_patients(index, FRACTIONS, np.random.default_rng(0))
+
+
+def test_fractions_that_leave_no_test_split_are_refused() -> None:
+    with pytest.raises(
+        ValidationError, match=r"train \+ val must be below 1, to leave a test split; they add up to 1.2"
+    ):
+        SplitParams(train=0.9, val=0.3)
+
+
+def test_rows_of_a_split_are_those_of_its_patients() -> None:
+    index = pd.DataFrame({"row": [0, 1, 2, 3], "patient_id": ["a", "b", "a", "c"], "target": [0, 1, 1, 0]})
+    splits = pd.DataFrame({"patient_id": ["a", "b", "c"], "split": ["train", "val", "train"]})
+    assert rows_of(index, splits, "train").tolist() == [0, 2, 3]
+    assert rows_of(index, splits, "val").tolist() == [1]
+    assert rows_of(index, splits, "test").tolist() == []
+
+
+def test_a_patient_without_a_split_is_named() -> None:
+    index = pd.DataFrame({"row": [0, 1], "patient_id": ["a", "b"], "target": [0, 1]})
+    with pytest.raises(DataError, match="splits: patient b of the index has none; run 'dvc repro -f split'"):
+        rows_of(index, pd.DataFrame({"patient_id": ["a"], "split": ["train"]}), "train")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"splits.csv: no such file; run 'dvc repro split'"),
+        ("patient,split\na,train\n", "wanted columns patient_id,split"),
+        ("patient_id,split\na,training\n", "splits train, val, test"),
+        ("patient_id,split\na,train\na,val\n", "patient a is listed twice"),
+    ],
+)
+def test_a_wrong_splits_file_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
+    path = tmp_path / "splits.csv"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(DataError, match=message):
+        read_splits(path)
