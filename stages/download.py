@@ -9,7 +9,7 @@ from pathlib import Path
 from isic_siamese.demo import DemoParams, draw_demo_release
 from isic_siamese.errors import run_command
 from isic_siamese.files import write_json
-from isic_siamese.mirrors import fetch_release
+from isic_siamese.mirrors import fetch_release, list_mirrors
 from isic_siamese.params import Params
 from isic_siamese.raw import find_release, link_release
 from isic_siamese.verification import verify_release
@@ -29,7 +29,7 @@ def main() -> None:
         draw_demo_release(folder, params.section("demo", DemoParams))
     elif named == "isic2020":
         folder = STORE / "isic2020"
-        fetch_release(folder)
+        fetch_release(folder, list_mirrors())
     else:
         folder = find_release(named)
     counts = verify_release(folder, RECORD, official=named == "isic2020")
