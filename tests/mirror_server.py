@@ -24,6 +24,7 @@ class MirrorServer(ThreadingHTTPServer):
         self.plan: deque[str] = deque()
         self.etag = '"first"'
         self.date = ""
+        self.claimed = 0  # the length that HEAD tells, if not the true one
         self.seconds_per_chunk = 0.0
         self.asked: list[tuple[str, str, str]] = []  # path, Range, If-Range of each GET
         self.closing = Event()
@@ -58,7 +59,10 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_HEAD(self) -> None:
-        self._answer_whole(self._content(), body=False)
+        if self.server.claimed:
+            self._send(200, {"Content-Length": str(self.server.claimed)})
+        else:
+            self._answer_whole(self._content(), body=False)
 
     def do_GET(self) -> None:
         asked = self.headers.get("Range", ""), self.headers.get("If-Range", "")

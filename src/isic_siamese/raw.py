@@ -64,8 +64,8 @@ def link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source.resolve(), target)
     except OSError:
-        log.info("copying %s (%.1f GB)", source, source.stat().st_size / 1e9)
         try:
+            log.info("copying %s (%.1f GB)", source, source.stat().st_size / 1e9)
             shutil.copy2(source, target)
         except OSError as error:
             target.unlink(missing_ok=True)

@@ -1,13 +1,12 @@
 """Whether five files are one whole release: each table, each zip, and all of them against each other."""
 
 import hashlib
-import json
 import logging
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TypedDict
 
 import pandas as pd
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from tqdm import tqdm
 
 from isic_siamese import release
@@ -26,12 +25,15 @@ OFFICIAL_BYTES = {release.TRUTH_CSV: 2_354_291, release.TEST_CSV: 468_938}  # wi
 log = logging.getLogger(__name__)
 
 
-class Entry(TypedDict):
+class Entry(BaseModel):
     """What is remembered of a zip whose every member was read against its CRC."""
 
-    bytes: int
+    n_bytes: int
     mtime_ns: int
     sha256: str
+
+
+_RECORD = TypeAdapter(dict[str, Entry])
 
 
 def truth_path(folder: Path) -> Path:
@@ -77,7 +79,7 @@ def verify_release(folder: Path, record: Path, official: bool = False) -> dict[s
 def has_verified_twin(path: Path, record: Path) -> bool:
     """Whether `record` knows the file that `path` was copied from, and that one is still in its place."""
     facts = _facts(path)
-    twins = [Path(key) for key, entry in _read_record(record).items() if facts == (entry["bytes"], entry["mtime_ns"])]
+    twins = [Path(key) for key, entry in _read_record(record).items() if facts == (entry.n_bytes, entry.mtime_ns)]
     return any(
         twin.name == path.name and twin.is_file() and _facts(twin) == facts and not twin.samefile(path)
         for twin in twins
@@ -143,18 +145,18 @@ def _require_official(folder: Path, counts: dict[str, dict[str, int]]) -> None:
 def _verify_zip(path: Path, folder: str, names: Iterable[str], record: Path) -> None:
     """Check the directory always, and the contents unless `record` says that these very bytes passed before."""
     members = read_directory(path, folder, names)
-    entries: dict[str, Entry] = _read_record(record)
+    entries = _read_record(record)
     key, known = str(path.resolve()), entries.get(str(path.resolve()))
     n_bytes, mtime_ns = _facts(path)
-    if known and (known["bytes"], known["mtime_ns"]) == (n_bytes, mtime_ns):
+    if known and (known.n_bytes, known.mtime_ns) == (n_bytes, mtime_ns):
         return
     digest = _sha256(path, n_bytes)
-    if not known or known["sha256"] != digest:
+    if not known or known.sha256 != digest:
         check_contents(path, members)
         if known:
             log.warning("%s: whole, but not the bytes that were verified before (SHA-256 now %s)", path, digest)
-    entry: Entry = {"bytes": n_bytes, "mtime_ns": mtime_ns, "sha256": digest}
-    write_json(record, {**entries, key: entry})
+    entries[key] = Entry(n_bytes=n_bytes, mtime_ns=mtime_ns, sha256=digest)
+    write_json(record, {name: entry.model_dump() for name, entry in entries.items()})
 
 
 def _facts(path: Path) -> tuple[int, int]:
@@ -172,7 +174,6 @@ def _sha256(path: Path, n_bytes: int) -> str:
 
 def _read_record(path: Path) -> dict[str, Entry]:
     try:
-        entries: dict[str, Entry] = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        return _RECORD.validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
         return {}  # losing it only costs another pass
-    return entries

@@ -1,0 +1,129 @@
+"""data/raw only ever holds one release, and nothing is lost when that changes."""
+
+import os
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+
+from isic_siamese import release
+from isic_siamese.errors import DataError
+from isic_siamese.raw import find_release, link_or_copy, link_release
+from isic_siamese.verification import verify_release
+from tests.release_folder import TRUTH, write_release, write_truth_v1
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_release(tmp_path / "one")
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    return tmp_path / "data/raw"
+
+
+def link(folder: Path, raw: Path) -> None:
+    record = raw.parent / "releases/verified.json"
+    verify_release(folder, record)
+    link_release(folder, raw, record)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_raw_holds_links_to_exactly_the_five_files(folder: Path, raw: Path) -> None:
+    (folder / "notes.txt").write_text("mine")
+    link(folder, raw)
+    assert sorted(path.name for path in raw.iterdir()) == sorted(release.FILES)
+    assert all((raw / name).samefile(folder / name) for name in release.FILES)
+    assert sorted(path.name for path in raw.parent.iterdir()) == ["raw", "releases"]
+
+
+def test_switching_back_and_forth_leaves_every_release_as_it_was(folder: Path, raw: Path, tmp_path: Path) -> None:
+    other = write_release(tmp_path / "other")
+    (other / release.DUPLICATES_CSV).write_text("image_name_1,image_name_2\n")
+    before = contents(folder), contents(other)
+    for source in (folder, other, folder, folder, other):
+        link(source, raw)
+        assert contents(raw) == contents(source)
+    assert (contents(folder), contents(other)) == before
+
+
+def test_the_older_ground_truth_is_stored_in_the_newer_form(folder: Path, raw: Path) -> None:
+    write_truth_v1(folder)
+    link(folder, raw)
+    assert sorted(path.name for path in raw.iterdir()) == sorted(release.FILES)
+    table = release.read_truth(raw / release.TRUTH_CSV)
+    assert table.astype({"target": str}).to_numpy().tolist() == [[*row[:2], "", *row[3:]] for row in TRUTH]
+    assert (raw / release.TRUTH_CSV).read_text().startswith(",".join(release.TRUTH_COLUMNS) + "\n")
+
+
+def test_leftovers_of_a_killed_run_do_not_matter(folder: Path, raw: Path) -> None:
+    for name in (".raw.new", ".raw.old"):
+        write_release(raw.with_name(name))
+    link(folder, raw)
+    assert contents(raw) == contents(folder)
+    assert sorted(path.name for path in raw.parent.iterdir()) == ["raw", "releases"]
+
+
+def test_zips_that_a_user_put_into_raw_are_moved_and_not_deleted(folder: Path, raw: Path) -> None:
+    own = contents(write_release(raw))
+    link(folder, raw)
+    assert contents(raw) == contents(folder)
+    found = {path.name: path.read_bytes() for path in raw.parent.glob("releases/found-*/*")}
+    assert found == {name: own[name] for name in (release.TRAIN_ZIP, release.TEST_ZIP)}
+
+
+def test_a_copy_goes_when_its_original_is_in_its_place(folder: Path, raw: Path, tmp_path: Path) -> None:
+    verify_release(folder, raw.parent / "releases/verified.json")
+    shutil.copytree(folder, raw)
+    link(write_release(tmp_path / "other"), raw)
+    assert not list(raw.parent.glob("releases/found-*"))
+
+
+def test_where_no_link_can_be_a_copy_is_made(folder: Path, tmp_path: Path) -> None:
+    shared = Path("/dev/shm")
+    if not shared.is_dir() or shared.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("no second file system")
+    target = shared / f"isic-siamese-test-{os.getpid()}.zip"
+    try:
+        link_or_copy(folder / release.TRAIN_ZIP, target)
+        assert target.read_bytes() == (folder / release.TRAIN_ZIP).read_bytes()
+        assert target.stat().st_mtime_ns == (folder / release.TRAIN_ZIP).stat().st_mtime_ns
+    finally:
+        target.unlink(missing_ok=True)
+
+
+def test_a_file_that_cannot_be_had_leaves_raw_alone(folder: Path, raw: Path) -> None:
+    link(folder, raw)
+    before = contents(raw)
+    broken = shutil.copytree(folder, folder.with_name("broken"))
+    (broken / release.TEST_ZIP).unlink()
+    with pytest.raises(DataError, match=r"Test_JPEG\.zip: cannot copy .*: No such file or directory; mend that"):
+        link_release(broken, raw, raw.parent / "releases/verified.json")
+    assert contents(raw) == before
+
+
+def test_links_of_a_symlink_reach_its_file(folder: Path, raw: Path, tmp_path: Path) -> None:
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for name in release.FILES:
+        (linked / name).symlink_to(folder / name)
+    link(linked, raw)
+    assert all(stat.S_ISREG((raw / name).lstat().st_mode) for name in release.FILES)
+
+
+def test_a_relative_release_starts_from_the_current_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_release("one") == folder
+    with pytest.raises(DataError) as refusal:
+        find_release("none")
+    assert str(refusal.value) == (
+        f"params.yaml: release: 'none' names no folder ({tmp_path}/none does not exist); "
+        "wanted demo, isic2020 or a folder that holds the five files of a release"
+    )
