@@ -1,27 +1,173 @@
-"""Decode one JPEG straight to the small square image that the network sees."""
+"""Decode one JPEG straight to the small square image that the network sees.
+
+A JPEG stores 8x8 blocks of frequencies, and libjpeg-turbo can turn each into 4x4, 2x2 or 1 pixel instead of 64, at a
+fraction of the time. So each image is decoded at the smallest scale that loses nothing at the size wanted, and an
+antialiased Lanczos filter does the rest. `docs/benchmarks.md` has the figures behind each choice.
+"""
 
 import io
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+import simplejpeg
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch.nn.functional import interpolate
 
 from isic_siamese.errors import DataError
 
 Fit = Literal["stretch", "pad", "crop"]
 
+SCALES = (8, 4, 2, 1)  # a block becomes 1, 4, 16 or 64 pixels
+# Pixels that the filter needs for each one it makes. The mean PSNR over 97 camera originals is 52.6 dB with 1.75, 51
+# with 1.5 and 55.8 with 3.5, which takes a third longer.
+OVERSAMPLING = 1.75
+MAX_PIXELS = 89_000_000  # 24 million are normal; Pillow itself warns of a decompression bomb a little above this
+ORIENTATION = 0x0112  # the EXIF tag
+TURNS = {  # its value: how to hold the stored image upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class Window(NamedTuple):
+    """Which part of the full-size image is wanted, and at what size, in pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+    target_width: int
+    target_height: int
+
 
 def decode_image(jpeg: bytes, image_px: int, fit: Fit = "stretch") -> npt.NDArray[np.uint8]:
-    """Decode a JPEG file's bytes to RGB uint8 `(image_px, image_px, 3)`.
+    """Decode the bytes of a JPEG file to RGB uint8 `(image_px, image_px, 3)`, held upright as its EXIF data says.
+
+    Greyscale and CMYK become RGB. A colour profile is left aside, as by every other reader in this field: the values
+    are those stored. The result is the same on every machine: all arithmetic on pixels is in integers.
+
+    Args:
+        jpeg: the whole file.
+        image_px: side of the square, pixels.
+        fit: `stretch` squashes the whole frame into the square; `pad` keeps its shape, between black bars; `crop`
+            takes its centre square.
 
     Raises:
-        DataError: the bytes are not a whole JPEG; the message says why, not which file.
+        DataError: the bytes are not a whole JPEG, or declare more than `MAX_PIXELS`. The message says why, and
+            leaves it to the caller to say which file.
     """
+    with _open(jpeg) as image:
+        window = choose_window(image.width, image.height, image_px, fit)
+        scale = choose_scale(window)
+        pixels = None if image.mode == "CMYK" else _decode_scaled(jpeg, image.width, image.height, scale)
+        if pixels is None:
+            scale, pixels = 1, _decode_whole(image)
+        turn = TURNS.get(_orientation(image))
+    small = _pad(_resize(pixels, window, scale), image_px)
+    return small if turn is None else np.array(Image.fromarray(small).transpose(turn))
+
+
+def choose_window(width: int, height: int, image_px: int, fit: Fit) -> Window:
+    """Return the part of a `width` x `height` image that `fit` shows, and its size within the square.
+
+    >>> choose_window(6000, 4000, 128, "pad")
+    Window(left=0, top=0, width=6000, height=4000, target_width=128, target_height=85)
+    """
+    if fit == "stretch":
+        return Window(0, 0, width, height, image_px, image_px)
+    if fit == "pad":
+        longer = max(width, height)
+        target_width, target_height = (max(1, round(image_px * side / longer)) for side in (width, height))
+        return Window(0, 0, width, height, target_width, target_height)
+    side = min(width, height)
+    # Up to 4 pixels off the centre, so that the square begins with a whole pixel at every scale.
+    left, top = ((length - side + 8) // 16 * 8 for length in (width, height))
+    return Window(left, top, side, side, image_px, image_px)
+
+
+def choose_scale(window: Window) -> int:
+    """Return the largest of `SCALES` that leaves `OVERSAMPLING` pixels for each one wanted, along both sides."""
+    ratio = min(window.width / window.target_width, window.height / window.target_height)
+    return next((scale for scale in SCALES if ratio >= OVERSAMPLING * scale), 1)
+
+
+def _open(jpeg: bytes) -> Image.Image:
+    """Read the header only, and refuse what would not fit into memory."""
     try:
-        with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
-            image.draft("RGB", (2 * image_px, 2 * image_px))
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        image = Image.open(io.BytesIO(jpeg), formats=["JPEG"])
+    except UnidentifiedImageError:
+        raise DataError(f"not a JPEG (it begins with {jpeg[:8]!r})") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(str(error)) from None
-    return np.asarray(upright.resize((image_px, image_px), Image.Resampling.LANCZOS))
+    if image.width * image.height > MAX_PIXELS:
+        raise DataError(f"{image.width} x {image.height} pixels, wanted at most {MAX_PIXELS:,} in all")
+    return image
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 (upright) where there is none or the EXIF data is broken."""
+    try:
+        value = image.getexif().get(ORIENTATION, 1)
+    except (SyntaxError, ValueError, TypeError, KeyError, OSError):
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def _decode_scaled(jpeg: bytes, width: int, height: int, scale: int) -> npt.NDArray[np.uint8] | None:
+    """Decode at 1 / `scale` to RGB uint8 `(ceil(height / scale), ceil(width / scale), 3)`, or None if it is too odd."""
+    # The decoder takes the smallest of its scales that is at least this large: this one. 0 is for full size.
+    least = {"min_width": -(-width // scale), "min_height": -(-height // scale)} if scale > 1 else {}
+    pixels: npt.NDArray[np.uint8] | None = None
+    try:
+        pixels = simplejpeg.decode_jpeg(jpeg, **least)
+    except ValueError as error:
+        problem = str(error)
+        if problem.endswith("extraneous bytes before marker 0xd9"):
+            # Padding between a complete image and its end marker, which some cameras write. The decoder stops at
+            # its first warning, so nothing was wrong before.
+            pixels = simplejpeg.decode_jpeg(jpeg, strict=False, **least)
+        elif problem.startswith(("Premature end", "Corrupt JPEG data")):
+            raise DataError(problem) from None
+    return pixels
+
+
+def _decode_whole(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """Decode at full size to RGB with Pillow, which knows the rare kinds of JPEG too."""
+    try:
+        return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(str(error)) from None
+
+
+def _resize(pixels: npt.NDArray[np.uint8], window: Window, scale: int) -> npt.NDArray[np.uint8]:
+    """Resize the `window` of an image decoded at 1 / `scale` to RGB uint8 `(target_height, target_width, 3)`."""
+    rows = slice(window.top // scale, -(-(window.top + window.height) // scale))
+    columns = slice(window.left // scale, -(-(window.left + window.width) // scale))
+    # The last decoded pixel covers less than `scale` where a side is no multiple of it. By factor rather than by size,
+    # the filter knows; by size, 2,725 x 2,082 pixels come out at 37.9 dB instead of 46.4. Torch rounds the size down.
+    factors = (
+        window.target_height * scale / window.height * (1 + 1e-12),
+        window.target_width * scale / window.width * (1 + 1e-12),
+    )
+    batch = torch.from_numpy(pixels[rows, columns]).permute(2, 0, 1)[None]
+    resized = interpolate(batch, scale_factor=factors, mode="lanczos", antialias=True)
+    small: npt.NDArray[np.uint8] = resized[0].permute(1, 2, 0).numpy()
+    return small
+
+
+def _pad(small: npt.NDArray[np.uint8], image_px: int) -> npt.NDArray[np.uint8]:
+    """Put the image in the middle of a black square, if it does not fill it."""
+    height, width = small.shape[:2]
+    if height == width == image_px:
+        return small
+    square = np.zeros((image_px, image_px, 3), np.uint8)
+    top, left = (image_px - height) // 2, (image_px - width) // 2
+    square[top : top + height, left : left + width] = small
+    return square

@@ -1,112 +1,29 @@
-"""Write the images of a zip into memory-mapped shards of small uint8 images, and read them."""
+"""Read the shards: uint8 images in memory-mapped files, and the index that says what each row is."""
 
-import logging
-import os
-import zipfile
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from multiprocessing import get_context
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic import Field
 
 from isic_siamese.errors import DataError
-from isic_siamese.files import replacing, write_csv
-from isic_siamese.images import Fit, decode_image
-from isic_siamese.params import Count, Section
-
-logger = logging.getLogger(__name__)
-
-
-class ShardsParams(Section):
-    """The section `shards` of `params.yaml`."""
-
-    image_px: Annotated[int, Field(ge=16, le=1024)]
-    images_per_shard: Count
-    exclude: list[str]
-    fit: Fit = "stretch"
-
-
-@dataclass(frozen=True)
-class ShardTask:
-    """What it takes to write one shard, in any process: the zip, its members in order, and the file to write."""
-
-    source: Path
-    members: Sequence[str]
-    target: Path
-    image_px: int
-    fit: Fit
-
-
-def write_shard(task: ShardTask) -> list[str]:
-    """Decode the members of `task` into its shard; return a line for each that is corrupt, and then write nothing."""
-    images = np.empty((len(task.members), task.image_px, task.image_px, 3), np.uint8)
-    problems = []
-    with zipfile.ZipFile(task.source) as archive:
-        for row, member in enumerate(task.members):
-            try:
-                images[row] = decode_image(archive.read(member), task.image_px, task.fit)
-            except KeyError:
-                problems.append(f"{member}: not in the zip")
-            except (DataError, zipfile.BadZipFile) as error:
-                problems.append(f"{member}: {error}")
-    if not problems:
-        with replacing(task.target) as temporary:
-            np.save(temporary, images)
-    return problems
-
-
-def write_shards(
-    source: Path, members: Sequence[str], folder: Path, params: ShardsParams, workers: int | None = None
-) -> None:
-    """Decode `members` of the zip `source`, in order, into `shard-00000.npy` and so on in `folder`."""
-    starts = range(0, len(members), params.images_per_shard)
-    tasks = [
-        ShardTask(
-            source,
-            members[start : start + params.images_per_shard],
-            folder / f"shard-{number:05}.npy",
-            params.image_px,
-            params.fit,
-        )
-        for number, start in enumerate(starts)
-    ]
-    workers = min(workers or os.cpu_count() or 1, len(tasks))
-    if workers < 2:
-        problems = [line for task in tasks for line in write_shard(task)]
-    else:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            problems = [line for lines in pool.map(write_shard, tasks) for line in lines]
-    if problems:
-        raise DataError(
-            f"{source}: {len(problems)} images cannot be decoded; mend the zip or list them in shards.exclude:\n"
-            + "\n".join(problems)
-        )
-
-
-def write_index(folder: Path, table: pd.DataFrame) -> None:
-    """Write `index.csv`: `row`, then the columns of `table`, one line an image, in shard order."""
-    index = table.reset_index(drop=True)
-    index.insert(0, "row", range(len(index)))
-    write_csv(folder / "index.csv", index)
 
 
 def read_index(folder: Path) -> pd.DataFrame:
     """Read `index.csv` of `folder`: strings as written, `row` int64, `target` int64 when it is there.
 
     Raises:
-        DataError: there is no such file.
+        DataError: there is no such file, or it is not an index.
     """
     path = folder / "index.csv"
-    if not path.exists():
-        raise DataError(f"{path}: no such file; run 'dvc repro shards' or 'dvc pull'")
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    return table.astype({name: "int64" for name in ("row", "target") if name in table})
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        return table.astype({name: "int64" for name in ("row", "target") if name in table or name == "row"})
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; run 'dvc repro shards' or 'dvc pull'") from None
+    except (ValueError, KeyError) as error:
+        raise DataError(f"{path}: not an index of shards: {error}; run 'dvc repro -f shards'") from None
 
 
 class Shards:
@@ -116,12 +33,12 @@ class Shards:
         """Map every shard of `folder`.
 
         Raises:
-            DataError: there are none.
+            DataError: there are none, or one of them is not whole.
         """
         paths = sorted(folder.glob("shard-*.npy"))
         if not paths:
             raise DataError(f"{folder}: no shards; run 'dvc repro shards' or 'dvc pull'")
-        self._shards = [np.load(path, mmap_mode="r") for path in paths]
+        self._shards = [_map_shard(path) for path in paths]
         self._starts = np.cumsum([0] + [len(shard) for shard in self._shards])
         self.image_px = int(self._shards[0].shape[1])
 
@@ -135,7 +52,7 @@ class Shards:
             IndexError: a row is not in 0..len - 1.
         """
         rows = np.asarray(rows, np.int64)
-        if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
+        if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
             raise IndexError(f"rows {rows.min()}..{rows.max()}, wanted 0..{len(self) - 1}")
         images = np.empty((len(rows), self.image_px, self.image_px, 3), np.uint8)
         owners = np.searchsorted(self._starts, rows, side="right") - 1
@@ -148,3 +65,13 @@ class Shards:
         """Yield the images at `rows`, in that order, `size` at a time."""
         for start in range(0, len(rows), size):
             yield self.images(rows[start : start + size])
+
+
+def _map_shard(path: Path) -> npt.NDArray[np.uint8]:
+    try:
+        shard: npt.NDArray[np.uint8] = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path}: not a whole shard: {error}; run 'dvc repro -f shards' or 'dvc pull'") from None
+    if shard.dtype != np.uint8 or shard.ndim != 4 or shard.shape[1:] != (shard.shape[1], shard.shape[1], 3):
+        raise DataError(f"{path}: {shard.dtype} {shard.shape}, wanted uint8 (n, px, px, 3); run 'dvc repro -f shards'")
+    return shard

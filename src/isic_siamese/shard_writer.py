@@ -1,0 +1,219 @@
+"""Write the images of zips into shards: each JPEG decoded once, straight out of its zip, on all cores.
+
+A shard is the unit of work, on one machine or on many, and its bytes depend on nothing but its images: not on who
+wrote it, nor when. Finished shards wait in a work folder until all are there, so a run that was killed goes on where
+it was.
+"""
+
+import hashlib
+import logging
+import os
+import shutil
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+from zipfile import BadZipFile, ZipFile
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+from tqdm import tqdm
+
+from isic_siamese import images
+from isic_siamese.errors import DataError, ParamsError
+from isic_siamese.files import replacing, write_csv
+from isic_siamese.images import Fit, decode_image
+from isic_siamese.params import Count, Section
+
+logger = logging.getLogger(__name__)
+
+DASK_ADDRESS = "DASK_SCHEDULER_ADDRESS"  # names a Dask scheduler, such as tcp://head:8786, whose workers do the work
+
+
+class ShardsParams(Section):
+    """The section `shards` of `params.yaml`."""
+
+    image_px: Annotated[int, Field(ge=16, le=1024)]
+    fit: Fit = "stretch"
+    images_per_shard: Count
+    exclude: list[str]
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of one zip, named by their members in the order of the rows, and the folder for their shards."""
+
+    source: Path
+    members: Sequence[str]
+    folder: Path
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """All it takes to write one shard, on any machine that sees the same files."""
+
+    source: Path
+    members: Sequence[str]
+    target: Path
+    image_px: int
+    fit: Fit
+
+
+def drop_images(truth: pd.DataFrame, duplicates: Sequence[str], exclude: Sequence[str]) -> pd.DataFrame:
+    """Return the rows `image_name, reason` of the images of `truth` to leave out, in its order.
+
+    The reason is `excluded` (the user said so), else `duplicate` (the same picture is there under another name).
+    """
+    names = truth["image_name"]
+    reasons = names.map(dict.fromkeys(duplicates, "duplicate") | dict.fromkeys(exclude, "excluded"))
+    return pd.DataFrame({"image_name": names, "reason": reasons}).dropna()
+
+
+def check_excluded(exclude: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse a misspelt name, which would exclude nothing.
+
+    Raises:
+        ParamsError: `exclude` has a name that is not among `names`.
+    """
+    unknown = sorted(set(exclude) - set(names))
+    if unknown:
+        raise ParamsError(f"shards.exclude: no such image in the release: {', '.join(unknown)}; check the spelling")
+
+
+def write_index(folder: Path, table: pd.DataFrame) -> None:
+    """Write `index.csv`: `row`, then the columns of `table`, a line an image, in the order of the shards."""
+    index = table.reset_index(drop=True)
+    index.insert(0, "row", range(len(index)))
+    write_csv(folder / "index.csv", index)
+
+
+def write_shards(sets: Sequence[ImageSet], work: Path, params: ShardsParams, workers: int | None = None) -> None:
+    """Decode each of `sets` into `shard-00000.npy` and so on in its folder, on `workers` threads (None: all cores).
+
+    Threads suffice, as decoding and resizing leave Python's lock alone. With `DASK_SCHEDULER_ADDRESS` set in the
+    environment, the workers of that Dask cluster do the work instead; they must see the same files.
+
+    Args:
+        sets: what to decode, and where to.
+        work: a folder for finished shards until all are there, on the same file system as those of `sets`. What a
+            killed run left there is used; it is deleted at the end.
+        params: image size, fit, images in a shard.
+        workers: shards written at a time.
+
+    Raises:
+        DataError: members are absent or corrupt. All are named, and the other shards stay in `work` for the next run.
+    """
+    plans = [_plan(image_set, work, params) for image_set in sets]
+    tasks = [task for plan in plans for task in plan]
+    try:
+        problems = _run(tasks, workers)
+    finally:
+        _open_zip.cache_clear()
+    if problems:
+        what = f"{len(problems):,} images that cannot be decoded"
+        advice = "take other copies of them, or leave them out knowingly: list their names in shards.exclude"
+        raise DataError("\n       ".join([f"{sets[0].source.parent}: {what}", *problems, advice]))
+    for image_set, plan in zip(sets, plans, strict=True):
+        _place(plan, image_set.folder)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def write_shard(task: ShardTask) -> list[str]:
+    """Decode the members of `task` into its shard; if any cannot be, write nothing and return a line for each."""
+    shard = np.empty((len(task.members), task.image_px, task.image_px, 3), np.uint8)
+    problems = []
+    archive = _open_zip(task.source, task.source.stat().st_mtime_ns)
+    for row, member in enumerate(task.members):
+        try:
+            shard[row] = decode_image(archive.read(member), task.image_px, task.fit)
+        except KeyError:
+            problems.append(f"{task.source.name}/{member}: not in the zip")
+        except (DataError, BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+            problems.append(f"{task.source.name}/{member}: {error}")
+    if not problems:
+        with replacing(task.target) as temporary:
+            np.save(temporary, shard)
+    return problems
+
+
+@lru_cache(maxsize=2)
+def _open_zip(path: Path, modified_ns: int) -> ZipFile:  # noqa: ARG001 - a replaced zip must not come from the cache
+    """Open a zip once for all the shards of a process: reading the directory of 33,126 members takes a while."""
+    try:
+        return ZipFile(path)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; run 'dvc repro download'") from None
+    except (BadZipFile, OSError) as error:
+        raise DataError(f"{path}: not a whole zip: {error}; delete it and run 'dvc repro download'") from None
+
+
+def _plan(image_set: ImageSet, work: Path, params: ShardsParams) -> list[ShardTask]:
+    """Cut the images into shards, each named in `work` by a digest of all that its bytes depend on."""
+    source = image_set.source
+    if not source.exists():
+        raise DataError(f"{source}: no such file; run 'dvc repro download'")
+    crcs = {info.filename: info.CRC for info in _open_zip(source, source.stat().st_mtime_ns).infolist()}
+    tasks = []
+    for start in range(0, len(image_set.members), params.images_per_shard):
+        members = image_set.members[start : start + params.images_per_shard]
+        digest = hashlib.sha256(_recipe(params.image_px, params.fit))
+        digest.update("\n".join(f"{member} {crcs.get(member)}" for member in members).encode())
+        target = work / image_set.folder.name / f"{start}-{digest.hexdigest()[:32]}.npy"
+        tasks.append(ShardTask(source, members, target, params.image_px, params.fit))
+    return tasks
+
+
+def _recipe(image_px: int, fit: Fit) -> bytes:
+    """Return what turns a JPEG into an image: the parameters, the libraries and the code."""
+    versions = [version(name) for name in ("Pillow", "simplejpeg", "torch")]
+    return repr((image_px, fit, versions)).encode() + Path(images.__file__).read_bytes()
+
+
+def _run(tasks: Sequence[ShardTask], workers: int | None) -> list[str]:
+    """Write the shards that are not there yet; return the problems of all, in the order of `tasks`."""
+    missing = [task for task in tasks if not task.target.exists()]
+    if len(missing) < len(tasks):
+        logger.info("%d of %d shards are there from an earlier run", len(tasks) - len(missing), len(tasks))
+    n_images = sum(len(task.members) for task in missing)
+    problems: dict[Path, list[str]] = {}
+    with _executor(workers or os.cpu_count() or 1) as executor, tqdm(total=n_images, unit="image") as bar:
+        futures = {executor.submit(write_shard, task): task for task in missing}
+        for future in as_completed(futures):
+            problems[futures[future].target] = future.result()
+            bar.update(len(futures[future].members))
+    return [line for task in missing for line in problems[task.target]]
+
+
+@contextmanager
+def _executor(workers: int) -> Iterator[Executor]:
+    """Yield the threads of this process, or the cluster that the environment names."""
+    address = os.environ.get(DASK_ADDRESS)
+    if not address:
+        pool = ThreadPoolExecutor(workers)
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)  # so that Ctrl-C waits for the shards begun, not for all
+        return
+    try:
+        distributed = import_module("distributed")
+    except ModuleNotFoundError:
+        raise ParamsError(f"{DASK_ADDRESS}={address}, but Dask is not there; run 'pip install distributed'") from None
+    with distributed.Client(address) as client, client.get_executor() as executor:
+        yield executor
+
+
+def _place(tasks: Sequence[ShardTask], folder: Path) -> None:
+    """Move the finished shards into `folder`, in the place of those of an earlier run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob("shard-*.npy"):
+        stale.unlink()
+    for number, task in enumerate(tasks):
+        task.target.replace(folder / f"shard-{number:05}.npy")
