@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ class SiameseEncoder(nn.Module):
         """
         super().__init__()
         if not timm.is_model(name):
-            near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5]) or "see timm.list_models()"
+            near = ", ".join(get_close_matches(name, timm.list_models(), n=3)) or "see timm.list_models()"
             raise ParamsError(f"train.encoder: timm {timm.__version__} has no model {name!r}; near it: {near}")
         self.name, self.embedding_dim, self.image_px = name, embedding_dim, image_px
         self.backbone: nn.Module = timm.create_model(name, num_classes=0)

@@ -81,7 +81,7 @@ class Step:
 
 def cut_steps(pairs: pd.DataFrame, pairs_per_step: int, device: torch.device) -> list[Step]:
     """Cut the pair index into steps, and find each step's distinct views, so that an image is embedded once a step."""
-    columns = torch.from_numpy(pairs.to_numpy(np.int64))
+    columns = torch.tensor(pairs.to_numpy(np.int64))
     steps = []
     for part in torch.split(columns, pairs_per_step):
         left, right, left_view, right_view, same = part.unbind(1)

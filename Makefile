@@ -1,0 +1,39 @@
+# One environment for every target: .venv, exactly as requirements.lock says, hashes checked.
+PYTHON ?= python3
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: help setup repro test check format lock clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 10
+
+setup: .venv/.ready ## make .venv from requirements.lock, the package editable
+
+.venv/.ready: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12")'
+	test -d .venv || $(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check uv
+	.venv/bin/uv pip sync --quiet --python .venv/bin/python requirements.lock
+	.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
+	touch $@
+
+repro: setup ## rebuild whatever is stale, from data to metrics
+	dvc repro
+
+test: setup ## run the tests
+	pytest
+
+check: setup ## lint, format check, types
+	ruff check .
+	ruff format --check .
+	mypy
+
+format: setup ## format the code and mend what the linter can
+	ruff format .
+	ruff check --fix .
+
+lock: setup ## write requirements.lock anew from pyproject.toml
+	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --group dev pyproject.toml -o requirements.lock
+
+clean: ## remove what can be made again; keep downloads and DVC's cache
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

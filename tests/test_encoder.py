@@ -1,0 +1,78 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from isic_siamese.encoder import BUNDLED_ENCODER, build_encoder, embed, read_model, write_model
+from isic_siamese.errors import DataError, ParamsError
+
+
+def photographs(n: int, px: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (n, px, px, 3), dtype=np.uint8)
+
+
+def test_embeddings_have_unit_length_and_one_row_an_image_in_order() -> None:
+    encoder = build_encoder("test_efficientnet", "none", 16, 32)
+    images = photographs(7, 32)
+    embeddings = embed(encoder, [images[:4], images[4:]])
+    assert embeddings.shape == (7, 16) and embeddings.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(embeddings[5:6], embed(encoder, [images[5:6]]), atol=1e-5)
+    assert embed(encoder, []).shape == (0, 16)
+
+
+def test_pixels_are_normalised_with_the_mean_and_deviation_of_the_encoder() -> None:
+    encoder = build_encoder("resnet18", "none", 4, 32)
+    seen: list[torch.Tensor] = []
+    encoder.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    image = photographs(1, 32)
+    embed(encoder, [image])
+    expected = (image[0] / 255 - np.array(encoder.mean)) / np.array(encoder.std)
+    np.testing.assert_allclose(seen[0][0].permute(1, 2, 0).numpy(), expected, atol=1e-5)
+
+
+def test_the_bundled_weights_are_those_of_imagenet() -> None:
+    torch.manual_seed(0)
+    pretrained = build_encoder(BUNDLED_ENCODER, "imagenet", 8, 64).backbone.state_dict()
+    random = build_encoder(BUNDLED_ENCODER, "none", 8, 64).backbone.state_dict()
+    assert pretrained.keys() == random.keys()
+    assert pretrained["bn1.running_var"].std() > 0.1  # a random network has ones
+    assert not torch.equal(pretrained["conv_stem.weight"], random["conv_stem.weight"])
+
+
+def test_an_unknown_encoder_is_refused_with_names_near_it() -> None:
+    with pytest.raises(ParamsError, match=r"train.encoder: timm [\d.]+ has no model 'resnet19'; near it: .*resnet"):
+        build_encoder("resnet19", "none", 8, 32)
+
+
+def test_imagenet_weights_of_another_encoder_are_refused_because_nothing_is_fetched() -> None:
+    with pytest.raises(
+        ParamsError, match=r"at hand for tf_efficientnet_lite0 only, not for resnet18; set train.weights"
+    ):
+        build_encoder("resnet18", "imagenet", 8, 32)
+
+
+def test_a_model_reads_as_it_was_written_and_gives_the_same_bytes_twice(tmp_path: Path) -> None:
+    encoder = build_encoder("test_efficientnet", "none", 16, 32)
+    images = photographs(3, 32)
+    for folder in ("one", "two"):
+        write_model(tmp_path / folder, encoder)
+    assert (tmp_path / "one/model.safetensors").read_bytes() == (tmp_path / "two/model.safetensors").read_bytes()
+    again = read_model(tmp_path / "one", torch.device("cpu"))
+    np.testing.assert_array_equal(embed(again, [images]), embed(encoder, [images]))
+    assert again.image_px == 32 and again.name == "test_efficientnet"
+
+
+def test_a_missing_model_and_one_that_does_not_fit_its_description_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"model\.json: no such file; run 'dvc repro train'"):
+        read_model(tmp_path)
+    write_model(tmp_path, build_encoder("test_efficientnet", "none", 16, 32))
+    facts = json.loads((tmp_path / "model.json").read_text())
+    (tmp_path / "model.json").write_text(json.dumps(facts | {"embedding_dim": 4}))
+    with pytest.raises(DataError, match="not a model of this project"):
+        read_model(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(DataError, match="not a model of this project"):
+        read_model(tmp_path)

@@ -1,0 +1,38 @@
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from isic_siamese.files import replacing, write_csv, write_json
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["metrics.json"]  # noqa: PTH208
+
+
+def test_a_read_only_file_linked_elsewhere_is_replaced_and_not_written_into(tmp_path: Path) -> None:
+    cache, out = tmp_path / "cache", tmp_path / "out.json"
+    cache.write_text("{}")
+    cache.chmod(0o444)
+    out.hardlink_to(cache)
+    write_json(out, {"a": 1})
+    assert cache.read_text() == "{}" and out.read_text() == '{\n  "a": 1\n}\n'
+
+
+def test_json_has_six_decimals_in_its_own_order_and_no_nan(tmp_path: Path) -> None:
+    path = tmp_path / "new/metrics.json"
+    write_json(path, {"b": {"x": 0.12345678}, "a": 3})
+    assert path.read_text() == '{\n  "b": {\n    "x": 0.123457\n  },\n  "a": 3\n}\n'
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"a": float("nan")})
+
+
+def test_csv_has_line_feeds_six_decimals_and_no_index(tmp_path: Path) -> None:
+    write_csv(tmp_path / "t.csv", pd.DataFrame({"name": ["a", "b"], "value": [1 / 3, 2.0]}))
+    assert (tmp_path / "t.csv").read_bytes() == b"name,value\na,0.333333\nb,2.000000\n"

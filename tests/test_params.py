@@ -1,0 +1,111 @@
+from pathlib import Path
+
+import pytest
+
+from isic_siamese.augment import AugmentParams
+from isic_siamese.demo import DemoParams
+from isic_siamese.errors import ParamsError
+from isic_siamese.evaluation import EvaluateParams
+from isic_siamese.pairs import PairsParams
+from isic_siamese.params import SECTIONS, Params, Section
+from isic_siamese.shard_writer import ShardsParams
+from isic_siamese.splits import SplitParams
+from isic_siamese.training import TrainParams
+
+COMMITTED = Path(__file__).parents[1] / "params.yaml"
+MODELS: dict[str, type[Section]] = {
+    "demo": DemoParams,
+    "shards": ShardsParams,
+    "split": SplitParams,
+    "pairs": PairsParams,
+    "augment": AugmentParams,
+    "train": TrainParams,
+    "evaluate": EvaluateParams,
+}
+
+
+def edited(tmp_path: Path, old: str, new: str) -> Path:
+    text = COMMITTED.read_text()
+    assert old in text
+    path = tmp_path / "params.yaml"
+    path.write_text(text.replace(old, new, 1))
+    return path
+
+
+def test_the_committed_parameters_load_and_every_section_has_its_model() -> None:
+    params = Params(COMMITTED)
+    assert params.common.release == "demo" and 0 < params.common.margin <= 2
+    assert set(MODELS) == set(SECTIONS)
+    for name, model in MODELS.items():
+        params.section(name, model)
+
+
+def test_a_number_that_dvc_writes_with_an_exponent_is_a_number(tmp_path: Path) -> None:
+    path = edited(tmp_path, "weight_decay: 0.05", "weight_decay: 1e-3")
+    assert Params(path).section("train", TrainParams).weight_decay == 0.001
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("margin: 1.0", "margin: 2.5", "margin: input should be less than or equal to 2, got 2.5"),
+        ("margin: 1.0", "margin: high", "margin: input should be a valid number, got 'high'"),
+        ("margin: 1.0", "margin: .nan", "margin: input should be a finite number, got nan"),
+        ("margin: 1.0", "margn: 1.0", "margn: no such key; check its spelling"),
+        ("margin: 1.0", "margn: 1.0", "margin: this key is missing"),
+        ("seed: 2020", "seed: 1.5", "seed: input should be a valid integer, got 1.5"),
+        ("release: demo", "release: ''", "release: string should have at least 1 character, got ''"),
+    ],
+)
+def test_a_wrong_key_at_the_top_is_named_with_what_was_wanted_and_what_came(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    with pytest.raises(ParamsError) as error:
+        Params(edited(tmp_path, old, new))
+    assert f"params.yaml: {message}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("  epochs:", "  epoch:", "train.epoch: no such key; check its spelling"),
+        ("  epochs:", "  epoch:", "train.epochs: this key is missing"),
+        (
+            "  embedding_dim: 128",
+            "  embedding_dim: '128'",
+            "train.embedding_dim: input should be a valid integer, got '128'",
+        ),
+        (
+            "  weights: imagenet",
+            "  weights: google",
+            "train.weights: input should be 'imagenet' or 'none', got 'google'",
+        ),
+    ],
+)
+def test_a_wrong_key_of_a_section_is_named_with_the_section(tmp_path: Path, old: str, new: str, message: str) -> None:
+    with pytest.raises(ParamsError) as error:
+        Params(edited(tmp_path, old, new)).section("train", TrainParams)
+    assert message in str(error.value)
+
+
+def test_a_file_that_is_missing_or_not_yaml_and_a_missing_section_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    with pytest.raises(ParamsError, match="no such file; run from the root of the repository"):
+        Params(path)
+    path.write_text("margin: [1")
+    with pytest.raises(ParamsError, match="not YAML"):
+        Params(path)
+    path.write_text("- margin")
+    with pytest.raises(ParamsError, match="wanted keys and values, got list"):
+        Params(path)
+    path.write_text("release: demo\nseed: 1\nmargin: 1.0\n")
+    with pytest.raises(ParamsError, match="section 'pairs' is missing"):
+        Params(path).section("pairs", PairsParams)
+
+
+def test_all_wrong_keys_come_in_one_message(tmp_path: Path) -> None:
+    path = edited(tmp_path, "  epochs: 8", "  epochs: 0\n  dropout: 0.5")
+    with pytest.raises(ParamsError) as error:
+        Params(path).section("train", TrainParams)
+    assert "train.epochs: input should be greater than or equal to 1, got 0" in str(error.value)
+    assert "train.dropout: no such key" in str(error.value)
