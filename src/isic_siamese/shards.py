@@ -19,11 +19,14 @@ def read_index(folder: Path) -> pd.DataFrame:
     path = folder / "index.csv"
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        return table.astype({name: "int64" for name in ("row", "target") if name in table or name == "row"})
+        index = table.astype({"row": "int64"} | ({"target": "int64"} if "target" in table else {}))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; run 'dvc repro shards' or 'dvc pull'") from None
     except (ValueError, KeyError) as error:
         raise DataError(f"{path}: not an index of shards: {error}; run 'dvc repro -f shards'") from None
+    if not np.array_equal(index["row"], np.arange(len(index))):
+        raise DataError(f"{path}: not an index of shards: rows are not 0, 1, 2 ...; run 'dvc repro -f shards'")
+    return index
 
 
 class Shards:
@@ -41,6 +44,12 @@ class Shards:
         self._shards = [_map_shard(path) for path in paths]
         self._starts = np.cumsum([0] + [len(shard) for shard in self._shards])
         self.image_px = int(self._shards[0].shape[1])
+        for path, shard in zip(paths, self._shards, strict=True):
+            if shard.shape[1] != self.image_px:
+                raise DataError(
+                    f"{path}: images of {shard.shape[1]} px, those of {paths[0].name} have {self.image_px}; "
+                    "run 'dvc repro -f shards'"
+                )
 
     def __len__(self) -> int:
         return int(self._starts[-1])

@@ -1,0 +1,244 @@
+"""Tests of decoding one JPEG: fidelity, geometry, and every odd or broken file that a camera or a disk can make."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from isic_siamese.errors import DataError
+from isic_siamese.images import MAX_PIXELS, TURNS, choose_scale, choose_window, decode_image
+
+FULLSIZE = Path(__file__).parents[2] / "shared/fullsize-cc0/ISIC_2020_Training_JPEG.zip"
+ORIENTATION = 0x0112
+
+
+def draw(width: int, height: int, seed: int = 0) -> Image.Image:
+    """A colourful picture, different in all its corners, with detail of a few pixels over smooth areas."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (9, 11, 3), np.uint8)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
+    fine = rng.integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), np.uint8)
+    grain = Image.fromarray(fine).resize((width, height), Image.Resampling.BICUBIC)
+    return Image.blend(coarse, grain, 0.15)
+
+
+def encode(image: Image.Image, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", **({"quality": 90} | options))
+    return buffer.getvalue()
+
+
+def reference(jpeg: bytes, image_px: int, box: tuple[int, int, int, int] | None = None) -> npt.NDArray[np.uint8]:
+    """Full decode and antialiased Lanczos, by Pillow."""
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(jpeg))).convert("RGB")
+    return np.asarray(upright.resize((image_px, image_px), Image.Resampling.LANCZOS, box=box))
+
+
+def psnr(image: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> float:
+    """Peak signal-to-noise ratio, dB."""
+    error = float(np.mean((image.astype(float) - other) ** 2))
+    return float(10 * np.log10(255**2 / max(error, 1e-9)))
+
+
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize(
+    "size", [(2048, 1536), (1801, 1799), (1024, 683), (513, 511), (300, 200), (129, 127), (70, 50)]
+)
+def test_an_image_of_any_size_is_as_good_as_fully_decoded(size: tuple[int, int], subsampling: str) -> None:
+    jpeg = encode(draw(*size), subsampling=subsampling)
+    assert psnr(decode_image(jpeg, 128), reference(jpeg, 128)) > 44
+
+
+@pytest.mark.skipif(not FULLSIZE.exists(), reason="needs the camera originals in ../shared")
+def test_camera_originals_are_as_good_as_fully_decoded() -> None:
+    with zipfile.ZipFile(FULLSIZE) as archive:
+        names = [f"train/ISIC_{number:07}.jpg" for number in (80, 380, 411)]  # 1/8 scale, odd size, the smallest
+        for jpeg in map(archive.read, names):
+            assert psnr(decode_image(jpeg, 128), reference(jpeg, 128)) > 46
+
+
+def test_the_scale_is_the_smallest_that_leaves_enough_pixels() -> None:
+    sizes = [(6000, 4000), (3072, 2304), (2592, 1944), (1872, 1053), (640, 480), (512, 512), (447, 600), (200, 100)]
+    assert [choose_scale(choose_window(*size, 128, "stretch")) for size in sizes] == [8, 8, 8, 4, 2, 2, 1, 1]
+
+
+@given(st.integers(1, 6000), st.integers(1, 6000), st.sampled_from([16, 85, 128, 224]))
+def test_a_window_lies_within_the_image_and_begins_with_a_whole_pixel_at_its_scale(
+    width: int, height: int, image_px: int
+) -> None:
+    for fit in ("stretch", "pad", "crop"):
+        window = choose_window(width, height, image_px, fit)
+        scale = choose_scale(window)
+        assert window.left + window.width <= width and window.top + window.height <= height
+        assert window.left % scale == 0 and window.top % scale == 0
+        assert max(window.target_width, window.target_height) == image_px
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 700), st.integers(1, 700), st.sampled_from(["stretch", "pad", "crop"]))
+def test_every_size_and_fit_gives_a_square_of_the_right_size(width: int, height: int, fit: str) -> None:
+    image = decode_image(encode(Image.new("RGB", (width, height), (200, 100, 50))), 32, fit)  # type: ignore[arg-type]
+    assert image.shape == (32, 32, 3) and image.dtype == np.uint8
+    assert np.abs(image.max(axis=(0, 1)).astype(int) - (200, 100, 50)).max() <= 2  # beside black bars, if any
+
+
+def test_pad_keeps_the_shape_between_black_bars() -> None:
+    jpeg = encode(draw(1200, 800))
+    image = decode_image(jpeg, 96, "pad")
+    assert not image[:16].any() and not image[80:].any()
+    wanted = np.asarray(Image.open(io.BytesIO(jpeg)).resize((96, 64), Image.Resampling.LANCZOS))
+    assert psnr(image[16:80], wanted) > 44
+
+
+def test_crop_takes_the_centre_square() -> None:
+    jpeg = encode(draw(1200, 800))
+    assert psnr(decode_image(jpeg, 96, "crop"), reference(jpeg, 96, box=(200, 0, 1000, 800))) > 44
+    tall = encode(draw(800, 1200))
+    assert psnr(decode_image(tall, 96, "crop"), reference(tall, 96, box=(0, 200, 800, 1000))) > 44
+
+
+@pytest.mark.parametrize("fit", ["stretch", "pad"])
+@pytest.mark.parametrize("orientation", [1, *TURNS])
+def test_a_turned_camera_gives_an_upright_image(orientation: int, fit: str) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    jpeg = encode(draw(600, 400), exif=exif)
+    upright = encode(ImageOps.exif_transpose(Image.open(io.BytesIO(jpeg))), quality=100, subsampling="4:4:4")
+    assert psnr(decode_image(jpeg, 64, fit), decode_image(upright, 64, fit)) > 38  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65535])
+def test_an_unknown_orientation_is_taken_as_upright(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    image = draw(300, 200)
+    np.testing.assert_array_equal(decode_image(encode(image, exif=exif), 64), decode_image(encode(image), 64))
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_broken_exif_data_does_not_matter() -> None:
+    image = draw(300, 200)
+    for exif in (b"Exif\0\0", b"Exif\0\0garbage garbage", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"):
+        np.testing.assert_array_equal(decode_image(encode(image, exif=exif), 64), decode_image(encode(image), 64))
+
+
+def test_a_progressive_jpeg_is_the_same_image() -> None:
+    image = draw(900, 700)
+    plain, progressive = encode(image), encode(image, progressive=True)
+    np.testing.assert_array_equal(decode_image(plain, 128), decode_image(progressive, 128))
+
+
+def test_a_greyscale_jpeg_becomes_rgb() -> None:
+    jpeg = encode(draw(900, 700).convert("L"))
+    image = decode_image(jpeg, 128)
+    assert (image == image[:, :, :1]).all()
+    assert psnr(image, reference(jpeg, 128)) > 44
+
+
+@pytest.mark.parametrize("fit", ["stretch", "pad", "crop"])
+def test_a_cmyk_jpeg_becomes_rgb(fit: str) -> None:
+    picture = draw(900, 600)
+    image = decode_image(encode(picture.convert("CMYK")), 96, fit)  # type: ignore[arg-type]
+    assert psnr(image, decode_image(encode(picture), 96, fit)) > 35  # type: ignore[arg-type]
+
+
+def test_a_jpeg_stored_as_rgb_is_not_taken_for_ycbcr() -> None:
+    jpeg = encode(draw(900, 700), keep_rgb=True)
+    assert psnr(decode_image(jpeg, 128), reference(jpeg, 128)) > 44
+
+
+def test_a_colour_profile_changes_nothing() -> None:
+    image = draw(300, 200)
+    with_profile = encode(image, icc_profile=b"\0" * 3000)
+    np.testing.assert_array_equal(decode_image(with_profile, 64), decode_image(encode(image), 64))
+
+
+def test_a_sampling_that_the_fast_decoder_does_not_know_is_decoded_by_the_other() -> None:
+    # Optimised for a flat image, every block has the same two bits, so the six blocks of a 4:2:0 unit (four of Y, one
+    # of Cb, one of Cr) may as well be one of Y, four of Cb and one of Cr.
+    flat = bytearray(encode(Image.new("RGB", (160, 160), (128, 128, 128)), subsampling="4:2:0", optimize=True))
+    frame = flat.index(b"\xff\xc0")
+    assert flat[frame + 11] == 0x22 and flat[frame + 14] == 0x11
+    flat[frame + 11], flat[frame + 14] = 0x11, 0x22
+    assert (decode_image(bytes(flat), 32) == 128).all()
+
+
+@pytest.mark.parametrize("n_bytes", [1, 2, 3, 10, 1000, 20_000])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_truncated_jpeg_is_refused(n_bytes: int, progressive: bool) -> None:
+    jpeg = encode(draw(900, 700), progressive=progressive)
+    with pytest.raises(DataError, match="Premature end of JPEG file"):
+        decode_image(jpeg[:-n_bytes], 128)
+
+
+def test_a_truncated_cmyk_jpeg_is_refused() -> None:
+    with pytest.raises(DataError, match="truncated"):
+        decode_image(encode(draw(300, 200).convert("CMYK"))[:-10], 64)
+
+
+def test_a_jpeg_that_declares_more_rows_than_it_has_is_refused() -> None:
+    jpeg = encode(draw(320, 240)).replace(b"\x00\xf0\x01\x40", b"\x01\xf0\x01\x40", 1)
+    with pytest.raises(DataError, match="Corrupt JPEG data: premature end"):
+        decode_image(jpeg, 64)
+
+
+def test_padding_before_the_end_marker_and_junk_after_it_lose_nothing() -> None:
+    jpeg = encode(draw(900, 700))
+    for padded in (jpeg[:-2] + b"\0" * 512 + jpeg[-2:], jpeg[:-2] + b"\xff" * 7 + jpeg[-2:], jpeg + b"junk" * 99):
+        np.testing.assert_array_equal(decode_image(padded, 128), decode_image(jpeg, 128))
+
+
+def test_damage_in_the_middle_is_not_taken_for_padding() -> None:
+    jpeg = bytearray(encode(draw(900, 700), restart_marker_rows=1))
+    middle = jpeg.index(b"\xff\xd3")  # a restart marker
+    damaged = bytes(jpeg[:middle] + b"\0" * 50 + jpeg[middle:-2] + b"\0" * 50 + jpeg[-2:])
+    with pytest.raises(DataError, match="extraneous bytes before marker 0xd3"):
+        decode_image(damaged, 128)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff", b"\xff\xd8", b"<html>404 Not Found</html>", b"\x89PNG\r\n\x1a\n" * 9]
+)
+def test_what_is_no_jpeg_is_refused(content: bytes) -> None:
+    with pytest.raises(DataError, match="not a JPEG"):
+        decode_image(content, 128)
+
+
+def test_absurd_dimensions_are_refused_before_decoding() -> None:
+    jpeg = encode(draw(320, 240))
+    for width, height in ((65_535, 65_535), (12_000, 12_000), (9_440, 9_440)):
+        size = height.to_bytes(2, "big") + width.to_bytes(2, "big")
+        with pytest.raises(DataError, match="pixels"):
+            decode_image(jpeg.replace(b"\x00\xf0\x01\x40", size, 1), 128)
+    assert MAX_PIXELS > 3 * 6000 * 4000
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow warns of broken EXIF data, and goes on
+def test_damaged_bytes_give_an_image_or_a_data_error_and_nothing_else() -> None:
+    rng = np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    picture = draw(200, 150)
+    originals = [
+        encode(picture, exif=exif),
+        encode(picture, progressive=True),
+        encode(picture.convert("CMYK")),
+        encode(picture.convert("L"), restart_marker_rows=1),
+    ]
+    n_refused = 0
+    for trial in range(600):
+        damaged = bytearray(originals[trial % len(originals)])
+        for _ in range(rng.integers(1, 4)):
+            damaged[rng.integers(0, 700)] = rng.integers(0, 256)
+        try:
+            assert decode_image(bytes(damaged), 32).shape == (32, 32, 3)
+        except DataError:
+            n_refused += 1
+    assert 100 < n_refused < 500
