@@ -18,7 +18,7 @@ from pydantic_core import PydanticCustomError
 from tqdm import tqdm
 
 from isic_siamese.files import replacing, write_csv
-from isic_siamese.lesions import MOLE_PATTERNS, Signs, Skin, draw_jpeg, draw_skin
+from isic_siamese.lesions import MOLE_PATTERNS, Signs, Skin, draw_jpeg, draw_skin, keep_memory
 from isic_siamese.params import Count, Section, Seed
 from isic_siamese.release import (
     DUPLICATES_COLUMNS,
@@ -240,7 +240,7 @@ def _draw_all(pictures: Sequence[Picture], image_px: int, workers: int) -> Itera
         if workers == 1:
             jpegs: Iterator[bytes] = map(draw_jpeg, *tasks)
         else:
-            pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=get_context("spawn")))
+            pool = stack.enter_context(ProcessPoolExecutor(workers, get_context("spawn"), initializer=keep_memory))
             jpegs = pool.map(draw_jpeg, *tasks, chunksize=8)
         yield from tqdm(jpegs, total=len(pictures), desc="drawing", unit="image")
 
