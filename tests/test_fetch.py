@@ -171,6 +171,15 @@ def test_a_part_of_one_mirror_is_continued_at_another_if_the_length_agrees(
     assert server.asked[-1] == ("/elsewhere/file", f"bytes={N // 2}-", "")
 
 
+def test_a_part_of_one_mirror_is_dropped_at_another_if_the_length_differs(server: MirrorServer, tmp_path: Path) -> None:
+    server.plan.append("cut")
+    with pytest.raises(GivenUpError):
+        fetch(server, tmp_path, n_pauses=0)
+    server.files["/elsewhere/file"] = OTHER[1000:]
+    assert fetch(server, tmp_path, name="elsewhere/file") == OTHER[1000:]
+    assert ranges(server) == ["", f"bytes={N // 2}-", ""]
+
+
 def test_a_part_of_unknown_origin_is_not_built_upon(server: MirrorServer, tmp_path: Path) -> None:
     (tmp_path / "file.part").write_bytes(b"who knows")
     (tmp_path / "file.part.json").write_text("{")
