@@ -1,0 +1,148 @@
+"""The figures of an evaluation by name: each as a point estimate, and in every resample for its interval."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from sklearn import metrics as sk
+
+from isic_siamese import metrics
+from isic_siamese.classifier import Classifier, Embeddings, nearest_references, reference_scores
+from isic_siamese.references import References
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+RECALL_AT = (1, 5)
+LEAST_SENSITIVITY = 0.8  # of ISIC 2024's partial AUC
+GRID = np.linspace(0, 1, 101)  # false alarm rates at which the band of the ROC curve is drawn
+
+# Reader studies of dermatologists with dermoscopy: mean sensitivity and specificity.
+DERMATOLOGISTS = {
+    "haenssle_2018": (0.866, 0.713),
+    "brinker_2019": (0.741, 0.600),
+    "haenssle_2020": (0.890, 0.807),
+    "phillips_2019": (0.875, 0.814),
+}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the classifier said of N images, beside what they are.
+
+    Attributes:
+        malignant: the label, `(N,)`.
+        scores: the vote of the references, `(N,)`.
+        probabilities: calibrated, `(N,)`.
+        uncalibrated: what the vote alone says, `(N,)`.
+        decisions: True is melanoma, `(N,)`.
+        nearest: the nearest references, nearest first, int64 `(N, k)`.
+        distances: to them, `(N, k)`.
+        nearest_malignant: their labels, `(N, k)`.
+    """
+
+    malignant: Bools
+    scores: Floats
+    probabilities: Floats
+    uncalibrated: Floats
+    decisions: Bools
+    nearest: npt.NDArray[np.int64]
+    distances: Floats
+    nearest_malignant: Bools
+
+
+def answer(classifier: Classifier, references: References, embeddings: Embeddings, malignant: Bools) -> Answers:
+    """Answer for `embeddings` `(N, D)`, whose labels `malignant` `(N,)` only stand beside the answers."""
+    scores = reference_scores(embeddings, references.embeddings, references.malignant, classifier.temperature)
+    k = max(classifier.neighbours, *RECALL_AT)
+    nearest, distances = nearest_references(embeddings, references.embeddings, k)
+    probabilities = classifier.probabilities(scores)
+    return Answers(
+        malignant,
+        scores,
+        probabilities,
+        classifier.uncalibrated(scores),
+        classifier.decide(probabilities),
+        nearest,
+        distances,
+        references.malignant[nearest],
+    )
+
+
+def point_measures(answers: Answers) -> dict[str, float]:
+    """Return every figure of `answers`, by scikit-learn where it has it; those that do not exist are left out."""
+    y, scores, flagged = answers.malignant, answers.scores, answers.decisions
+    fpr, tpr, _ = sk.roc_curve(y, scores, drop_intermediate=False)
+    figures = {
+        "roc_auc": sk.roc_auc_score(y, scores),
+        "average_precision": sk.average_precision_score(y, scores),
+        "partial_auc": _unscaled(sk.roc_auc_score(~y, -scores, max_fpr=1 - LEAST_SENSITIVITY)),
+        "accuracy": sk.accuracy_score(y, flagged),
+        "balanced_accuracy": sk.balanced_accuracy_score(y, flagged),
+        "sensitivity": sk.recall_score(y, flagged),
+        "specificity": sk.recall_score(~y, ~flagged),
+        "ppv": sk.precision_score(y, flagged, zero_division=np.nan),
+        "npv": sk.precision_score(~y, ~flagged, zero_division=np.nan),
+        "f1": sk.f1_score(y, flagged),
+        # Its expectation over all draws of as many benign images as melanomas is the balanced accuracy.
+        "accuracy_equal_classes": sk.balanced_accuracy_score(y, flagged),
+        "brier": sk.brier_score_loss(y, answers.probabilities),
+        "brier_uncalibrated": sk.brier_score_loss(y, answers.uncalibrated),
+    }
+    once = np.ones((1, len(y)))
+    figures |= {name: values[0] for name, values in (_calibration(answers, once) | _recall(answers, once)).items()}
+    for study, (sensitivity, specificity) in DERMATOLOGISTS.items():
+        figures[f"{study}.specificity"] = 1 - fpr[tpr >= sensitivity - 1e-12].min()
+        figures[f"{study}.sensitivity"] = tpr[1 - fpr >= specificity - 1e-12].max()
+    return {name: float(value) for name, value in figures.items() if np.isfinite(value)}
+
+
+def _unscaled(scaled: float) -> float:
+    """Undo scikit-learn's McClish scaling of a partial AUC: back to an area of at most `1 - LEAST_SENSITIVITY`."""
+    most = 1 - LEAST_SENSITIVITY
+    least = 0.5 * most**2
+    return least + (most - least) * (2 * scaled - 1)
+
+
+def resampled_measures(answers: Answers, weights: Floats, rng: np.random.Generator) -> dict[str, Floats]:
+    """Return the figures of `point_measures` for each row of `weights` `(b, N)`, and the ROC curve on `GRID`.
+
+    `rng` draws the benign images of `accuracy_equal_classes`, so that its interval has the spread of so few.
+    """
+    y = answers.malignant
+    curve = metrics.sweep(answers.scores, y, weights)
+    figures = {
+        "roc_auc": metrics.roc_auc(curve),
+        "average_precision": metrics.average_precision(curve),
+        "partial_auc": metrics.partial_auc(curve, LEAST_SENSITIVITY),
+        **metrics.decision_figures(answers.decisions, y, weights),
+        "brier": metrics.brier(answers.probabilities, y, weights),
+        "brier_uncalibrated": metrics.brier(answers.uncalibrated, y, weights),
+        **_calibration(answers, weights),
+        **_recall(answers, weights),
+        "band": metrics.sensitivity_on(curve, GRID),
+    }
+    n_melanoma = (weights @ y).astype(np.int64)
+    spared = rng.binomial(n_melanoma, figures["specificity"])
+    figures["accuracy_equal_classes"] = (figures["sensitivity"] + spared / n_melanoma) / 2
+    for study, (sensitivity, specificity) in DERMATOLOGISTS.items():
+        figures[f"{study}.specificity"] = metrics.specificity_at(curve, sensitivity)
+        figures[f"{study}.sensitivity"] = metrics.sensitivity_at(curve, specificity)
+    return figures
+
+
+def _calibration(answers: Answers, weights: Floats) -> dict[str, Floats]:
+    return {
+        "calibration_error": metrics.calibration_error(answers.probabilities, answers.malignant, weights),
+        "calibration_error_uncalibrated": metrics.calibration_error(answers.uncalibrated, answers.malignant, weights),
+    }
+
+
+def _recall(answers: Answers, weights: Floats) -> dict[str, Floats]:
+    """Share of the images with one of their own class among the k nearest references, as a mean of both classes."""
+    alike = answers.nearest_malignant == answers.malignant[:, None]
+    found = {k: alike[:, :k].any(axis=1) for k in RECALL_AT}
+    by_class = [weights * of_class for of_class in (answers.malignant, ~answers.malignant)]
+    return {
+        f"recall_at_{k}": np.mean([part @ found[k] / part.sum(axis=1) for part in by_class], axis=0) for k in RECALL_AT
+    }

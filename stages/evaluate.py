@@ -1,0 +1,71 @@
+"""Answer for the test split by comparison with the training references, once, and measure the answers.
+
+Reads: data/models/, data/shards/train/, data/splits.csv, data/pairs/test.csv
+Writes: data/evaluation/, metrics/evaluate.json, metrics/plots/
+"""
+
+from pathlib import Path
+
+from tqdm import tqdm
+
+from isic_siamese.classifier import fit_classifier, reference_scores, write_classifier
+from isic_siamese.encoder import EMBED_BATCH, embed, read_model
+from isic_siamese.errors import run_command
+from isic_siamese.evaluation import (
+    EvaluateParams,
+    answer_table,
+    count_answers,
+    curve_tables,
+    evaluate,
+    measure_pairs,
+    report,
+)
+from isic_siamese.files import write_csv, write_json
+from isic_siamese.measures import answer
+from isic_siamese.pairs import read_pairs
+from isic_siamese.params import Params
+from isic_siamese.references import pick_references, write_references
+from isic_siamese.shards import Shards, read_index
+from isic_siamese.splits import SPLITS, read_splits, rows_of
+
+MODELS = Path("data/models")
+SHARDS = Path("data/shards/train")
+SPLITS_CSV = Path("data/splits.csv")
+PAIRS_CSV = Path("data/pairs/test.csv")
+EVALUATION = Path("data/evaluation")
+METRICS = Path("metrics/evaluate.json")
+PLOTS = Path("metrics/plots")
+
+
+def main() -> None:
+    """Write embeddings, classifier, answers, figures and curves."""
+    params = Params()
+    section = params.section("evaluate", EvaluateParams)
+    index, splits = read_index(SHARDS), read_splits(SPLITS_CSV)
+    rows = {split: rows_of(index, splits, split) for split in SPLITS}
+    pairs = read_pairs(PAIRS_CSV)
+
+    batches = Shards(SHARDS).batches(index["row"].to_numpy(), EMBED_BATCH)
+    embeddings = embed(read_model(MODELS), tqdm(batches, "embed", -(-len(index) // EMBED_BATCH)))
+    references = pick_references(index, embeddings, rows["train"])
+    malignant = index["target"].to_numpy() == 1
+    val_scores = reference_scores(
+        embeddings[rows["val"]], references.embeddings, references.malignant, section.temperature
+    )
+    classifier = fit_classifier(val_scores, malignant[rows["val"]], section.temperature, section.neighbours)
+
+    test = index.iloc[rows["test"]]
+    answers = answer(classifier, references, embeddings[rows["test"]], malignant[rows["test"]])
+    measured = measure_pairs(pairs, embeddings, rows["test"])
+    evaluation = evaluate(answers, test["patient_id"], measured, section, params.common.seed)
+
+    write_references(EVALUATION, embeddings, references)
+    write_classifier(EVALUATION / "classifier.json", classifier)
+    write_csv(EVALUATION / "test.csv", answer_table(test, answers, references))
+    for name, table in curve_tables(answers).items():
+        write_csv(PLOTS / f"{name}.csv", table)
+    write_json(METRICS, report(evaluation, classifier, {"test": count_answers(answers, test["patient_id"])}))
+
+
+if __name__ == "__main__":
+    run_command(main)

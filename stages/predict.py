@@ -1,0 +1,43 @@
+"""Answer for the official test images, which have no public labels.
+
+Reads: data/models/, data/evaluation/, data/shards/test/
+Writes: data/predictions/submission.csv, metrics/predict.json
+"""
+
+from pathlib import Path
+
+import pandas as pd
+from tqdm import tqdm
+
+from isic_siamese.classifier import read_classifier, reference_scores
+from isic_siamese.encoder import EMBED_BATCH, embed, read_model
+from isic_siamese.errors import run_command
+from isic_siamese.files import write_csv, write_json
+from isic_siamese.references import read_references
+from isic_siamese.shards import Shards, read_index
+
+MODELS = Path("data/models")
+EVALUATION = Path("data/evaluation")
+SHARDS = Path("data/shards/test")
+SUBMISSION = Path("data/predictions/submission.csv")
+METRICS = Path("metrics/predict.json")
+
+
+def main() -> None:
+    """Write the probability of melanoma for each test image."""
+    encoder, index = read_model(MODELS), read_index(SHARDS)
+    references, classifier = read_references(EVALUATION), read_classifier(EVALUATION / "classifier.json")
+    # A release may come without test images, and then there are no shards.
+    batches = Shards(SHARDS).batches(index["row"].to_numpy(), EMBED_BATCH) if len(index) else []
+    embeddings = embed(encoder, tqdm(batches, "embed", -(-len(index) // EMBED_BATCH)))
+    scores = reference_scores(embeddings, references.embeddings, references.malignant, classifier.temperature)
+    probabilities = classifier.probabilities(scores)
+
+    write_csv(SUBMISSION, pd.DataFrame({"image_name": index["image"], "target": probabilities}))
+    flagged = int(classifier.decide(probabilities).sum())
+    fractions = {"flagged_fraction": flagged / len(index)} if len(index) else {}
+    write_json(METRICS, {"images": len(index), "flagged": flagged, **fractions})
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,80 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from isic_siamese.classifier import Classifier
+from isic_siamese.evaluation import (
+    EvaluateParams,
+    Evaluation,
+    count_answers,
+    curve_tables,
+    evaluate,
+    goal,
+    measure_pairs,
+    report,
+)
+from isic_siamese.measures import GRID
+from tests.test_classifier import unit
+from tests.test_measures import some_answers
+
+PARAMS = EvaluateParams(temperature=0.1, neighbours=5, resamples=200, confidence=0.95)
+PATIENTS = pd.Series([f"IP_{number // 3}" for number in range(80)])
+
+
+def test_pairs_are_measured_nearest_first_and_named_by_their_place_in_the_split() -> None:
+    embeddings = unit(np.random.default_rng(0), 6)
+    rows = np.array([1, 3, 4])
+    pairs = pd.DataFrame({"left": [1, 3, 1], "right": [3, 4, 4], "left_view": 0, "right_view": 0, "same": [1, 0, 0]})
+    measured = measure_pairs(pairs, embeddings, rows)
+    assert (np.diff(measured.distances) >= 0).all()
+    for left, right, same, distance in zip(
+        measured.left, measured.right, measured.same, measured.distances, strict=True
+    ):
+        one, other = rows[left], rows[right]
+        assert distance == pytest.approx(np.linalg.norm(embeddings[one] - embeddings[other]), abs=1e-6)
+        assert same == ({one, other} == {1, 3})
+
+
+@pytest.fixture(scope="module")
+def evaluation() -> Evaluation:
+    answers = some_answers()
+    embeddings = unit(np.random.default_rng(1), 80)
+    pairs = pd.DataFrame({"left": np.arange(79), "right": np.arange(1, 80), "same": np.arange(79) % 2})
+    return evaluate(answers, PATIENTS, measure_pairs(pairs, embeddings, np.arange(80)), PARAMS, seed=1)
+
+
+def test_every_figure_lies_within_its_interval(evaluation: Evaluation) -> None:
+    for name, figure in evaluation.figures.items():
+        if not name.startswith("calibration_error"):  # resampling adds noise to it, so its interval lies higher
+            assert figure["low"] <= figure["value"] <= figure["high"], name
+
+
+def test_the_band_rises(evaluation: Evaluation) -> None:
+    low, high = evaluation.band
+    assert evaluation.band.shape == (2, len(GRID))
+    assert (low <= high).all() and (np.diff(low) >= 0).all()
+
+
+def test_the_report_is_json_with_the_goal_first_and_the_studies_in_a_group(evaluation: Evaluation) -> None:
+    content = report(evaluation, Classifier(0.1, 1.0, 0.0, 0.3, 5), {"test": count_answers(some_answers(), PATIENTS)})
+    json.dumps(content, allow_nan=False)
+    assert list(content)[:2] == ["goal", "roc_auc"]
+    assert set(content["at_dermatologists"]["brinker_2019"]) == {"sensitivity", "specificity"}  # type: ignore[index]
+
+
+def test_the_goal_is_reached_by_the_lower_end_alone() -> None:
+    assert "reaches 0.80" in goal({"value": 0.85, "low": 0.8, "high": 0.9})
+    assert "does not reach 0.80" in goal({"value": 0.85, "low": 0.799, "high": 0.9})
+
+
+def test_the_curves_are_those_of_the_scores_and_decisions() -> None:
+    answers = some_answers()
+    tables = curve_tables(answers)
+    area = np.trapezoid(tables["roc"]["tpr"], tables["roc"]["fpr"])
+    assert area == pytest.approx(roc_auc_score(answers.malignant, answers.scores))
+    assert set(tables["confusion"]["actual"]) == {"melanoma", "benign"}
+    agree = (tables["confusion"]["actual"] == tables["confusion"]["predicted"]).mean()
+    assert agree == (answers.decisions == answers.malignant).mean()

@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from isic_siamese.classifier import Classifier
+from isic_siamese.measures import DERMATOLOGISTS, GRID, Answers, point_measures, resampled_measures
+
+
+def some_answers(n: int = 80, seed: int = 0) -> Answers:
+    rng = np.random.default_rng(seed)
+    malignant = np.arange(n) % 4 == 0
+    scores = (0.1 * rng.normal(size=n) + 0.1 * malignant).round(2)
+    classifier = Classifier(0.1, 12.0, -2.0, 0.3, 5)
+    probabilities = classifier.probabilities(scores)
+    return Answers(
+        malignant=malignant,
+        scores=scores,
+        probabilities=probabilities,
+        uncalibrated=classifier.uncalibrated(scores),
+        decisions=classifier.decide(probabilities),
+        nearest=rng.integers(0, 30, size=(n, 5)),
+        distances=np.sort(rng.random((n, 5)), axis=1),
+        nearest_malignant=rng.random((n, 5)) < 0.4,
+    )
+
+
+def test_with_every_image_once_a_resample_gives_the_point_estimates() -> None:
+    answers = some_answers()
+    points = point_measures(answers)
+    resampled = resampled_measures(answers, np.ones((2, 80)), np.random.default_rng(0))
+    assert set(points) | {"band"} == set(resampled)
+    for name, value in points.items():
+        if name != "accuracy_equal_classes":  # that one is drawn
+            assert resampled[name] == pytest.approx([value, value]), name
+    assert resampled["band"].shape == (2, len(GRID))
+
+
+def test_the_accuracy_on_as_many_benign_images_is_the_balanced_accuracy_on_average() -> None:
+    answers = some_answers()
+    resampled = resampled_measures(answers, np.ones((4000, 80)), np.random.default_rng(0))
+    drawn = resampled["accuracy_equal_classes"]
+    assert drawn.mean() == pytest.approx(point_measures(answers)["balanced_accuracy"], abs=0.005)
+    assert drawn.std() > 0.02
+
+
+def test_the_partial_area_is_what_lies_above_four_fifths_sensitivity() -> None:
+    answers = some_answers()
+    points = point_measures(answers)
+    assert 0 < points["partial_auc"] < 0.2
+    assert points["roc_auc"] == roc_auc_score(answers.malignant, answers.scores)
+
+
+def test_operating_points_lie_on_the_curve_where_dermatologists_stand() -> None:
+    points = point_measures(some_answers())
+    # 20 melanomas: a sensitivity of at least 0.866 means 18 of them, at a benign share that is a multiple of 1/60.
+    assert (points["haenssle_2018.specificity"] * 60) == pytest.approx(round(points["haenssle_2018.specificity"] * 60))
+    assert {name.partition(".")[0] for name in points if "." in name} == set(DERMATOLOGISTS)
+
+
+def test_a_predictive_value_of_nothing_flagged_is_left_out() -> None:
+    answers = some_answers()
+    silent = Answers(**{**answers.__dict__, "decisions": np.zeros(80, bool)})
+    assert "ppv" not in point_measures(silent) and "npv" in point_measures(silent)
+
+
+def test_recall_is_the_share_that_finds_its_own_class_averaged_over_both() -> None:
+    answers = some_answers(8)  # images 0 and 4 are melanoma
+    labels = np.zeros((8, 5), bool)
+    labels[0, 0] = labels[4, 4] = True
+    labels[1] = True
+    found = point_measures(Answers(**{**answers.__dict__, "nearest_malignant": labels}))
+    assert found["recall_at_1"] == pytest.approx((1 / 2 + 5 / 6) / 2)
+    assert found["recall_at_5"] == pytest.approx((2 / 2 + 5 / 6) / 2)
