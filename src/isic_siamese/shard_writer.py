@@ -41,7 +41,7 @@ class ShardsParams(Section):
     """The section `shards` of `params.yaml`."""
 
     image_px: Annotated[int, Field(ge=16, le=1024)]
-    fit: Fit = "stretch"
+    fit: Fit
     images_per_shard: Count
     exclude: list[str]
 
