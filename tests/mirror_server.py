@@ -149,10 +149,15 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, {"Content-Length": "0"})
 
     def _web_page(self) -> None:
-        self._send(200, {"Content-Length": str(len(LOGIN)), "Content-Type": "text/html; charset=utf-8"}, LOGIN)
+        marked = b"\xef\xbb\xbf" + LOGIN
+        self._send(200, {"Content-Length": str(len(marked)), "Content-Type": "text/html; charset=utf-8"}, marked)
 
     def _hidden_web_page(self) -> None:
         self._send(200, {"Content-Length": str(len(LOGIN)), "Content-Type": "application/zip"}, LOGIN)
+
+    def _unsatisfiable(self) -> None:
+        self._send(416, {"Content-Type": "text/html", "Connection": "close"}, LOGIN)
+        self.close_connection = True
 
     def _compressed(self) -> None:
         self._send(200, {"Content-Length": "3", "Content-Encoding": "gzip"}, b"abc")

@@ -3,6 +3,7 @@
 import logging
 import os
 import random
+import signal
 import time
 from collections.abc import Iterator
 from multiprocessing import get_context
@@ -209,3 +210,16 @@ def test_a_download_killed_at_random_points_ends_in_the_right_bytes(folder: Path
     n_resumed = survive_kills(folder, store, seed=1, n_kills=5)
     assert contents(store) == contents(folder)
     assert n_resumed >= 3
+
+
+def test_an_interrupt_does_not_wait_for_the_whole_release(folder: Path, store: Path) -> None:
+    with serving({f"/{path.name}": path.read_bytes() * 1_000 for path in folder.iterdir()}) as server:
+        server.seconds_per_chunk = 0.5
+        process = get_context("forkserver").Process(target=fetch_until_killed, args=(store, server.url))
+        process.start()
+        while len(server.asked) < len(release.FILES):
+            time.sleep(0.001)
+        os.kill(process.pid or 0, signal.SIGINT)
+        process.join(20)
+        assert process.exitcode == 1
+    assert not (store / release.TRAIN_ZIP).exists()

@@ -55,8 +55,8 @@ class Part:
             return None
 
     def n_bytes(self) -> int:
-        """Return how many bytes can be built upon."""
-        return self.path.stat().st_size if self.path.exists() and self.origin() else 0
+        """Return how many bytes there are."""
+        return self.path.stat().st_size if self.path.exists() else 0
 
     def begin(self, origin: Origin) -> None:
         """Drop what is there and start over. A kill between any two lines leaves nothing mixed."""
@@ -163,7 +163,9 @@ def _require_file(response: httpx.Response) -> None:
     status = response.status_code
     if status in TRANSIENT or status >= 500:
         raise CutError(f"HTTP {status}")
-    if status not in (200, 206, 416):
+    if status == 416:
+        return  # told in whatever words, it means that the file is no longer than the part
+    if status not in (200, 206):
         raise RefusedError(f"{response.url}: HTTP {status}")
     if response.headers.get("Content-Type", "").startswith("text/html"):
         raise CutError(WEB_PAGE)
