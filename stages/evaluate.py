@@ -6,6 +6,7 @@ Writes: data/evaluation/, metrics/evaluate.json, metrics/plots/
 
 from pathlib import Path
 
+import pandas as pd
 from tqdm import tqdm
 
 from isic_siamese.classifier import fit_classifier, reference_scores, write_classifier
@@ -21,6 +22,7 @@ from isic_siamese.evaluation import (
     report,
 )
 from isic_siamese.files import write_csv, write_json
+from isic_siamese.leaks import check_leaks, thumbnails
 from isic_siamese.measures import answer
 from isic_siamese.pairs import read_pairs
 from isic_siamese.params import Params
@@ -45,8 +47,12 @@ def main() -> None:
     rows = {split: rows_of(index, splits, split) for split in SPLITS}
     pairs = read_pairs(PAIRS_CSV)
 
-    batches = Shards(SHARDS).batches(index["row"].to_numpy(), EMBED_BATCH)
-    embeddings = embed(read_model(MODELS), tqdm(batches, "embed", -(-len(index) // EMBED_BATCH)))
+    shards, everything = Shards(SHARDS), index["row"].to_numpy()
+    removed = pd.read_csv(SHARDS / "removed.csv", dtype=str)["image_name"]
+    checked = check_leaks(index, rows, removed, thumbnails(shards.batches(everything, EMBED_BATCH)))
+
+    batches = tqdm(shards.batches(everything, EMBED_BATCH), "embed", -(-len(index) // EMBED_BATCH))
+    embeddings = embed(read_model(MODELS), batches)
     references = pick_references(index, embeddings, rows["train"])
     malignant = index["target"].to_numpy() == 1
     val_scores = reference_scores(
@@ -64,7 +70,8 @@ def main() -> None:
     write_csv(EVALUATION / "test.csv", answer_table(test, answers, references))
     for name, table in curve_tables(answers).items():
         write_csv(PLOTS / f"{name}.csv", table)
-    write_json(METRICS, report(evaluation, classifier, {"test": count_answers(answers, test["patient_id"])}))
+    counts = {"test": count_answers(answers, test["patient_id"]), "checked_for_leaks": checked}
+    write_json(METRICS, report(evaluation, classifier, counts))
 
 
 if __name__ == "__main__":

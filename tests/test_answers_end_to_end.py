@@ -58,6 +58,7 @@ def make_project(folder: Path) -> None:
     shards = folder / "data/shards"
     index.insert(0, "row", numbers)
     write_csv(shards / "train/index.csv", index)
+    write_csv(shards / "train/removed.csv", pd.DataFrame({"image_name": ["ISIC_0009999"], "reason": ["duplicate"]}))
     test = pd.DataFrame({"row": range(N_TEST), "image": [f"ISIC_9{number:06}" for number in range(N_TEST)]})
     write_csv(shards / "test/index.csv", test)
     for part, labels in (("train", malignant), ("test", np.arange(N_TEST) % 2 == 0)):
@@ -224,3 +225,15 @@ def test_references_that_do_not_fit_their_embeddings_are_refused(tmp_path: Path)
     np.save(tmp_path / "embeddings.npy", np.zeros((3, 8), np.float32))
     with pytest.raises(DataError, match="no references of this project"):
         read_references(tmp_path)
+
+
+def test_a_leak_fails_the_run_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    shard = Path("data/shards/train/shard-00000.npy")
+    images = np.load(shard)
+    images[70] = np.rot90(images[3])
+    np.save(shard, images)
+    with pytest.raises(DataError, match=r"1 near-identical images \(ISIC_0000070 and ISIC_0000003\)"):
+        evaluate.main()
+    assert not Path("data/evaluation").exists() and not Path("metrics").exists()

@@ -1,0 +1,132 @@
+import io
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image, ImageFilter
+from scipy.fft import dct
+
+from isic_siamese import leaks
+from isic_siamese.errors import DataError
+from isic_siamese.images import decode_image
+from isic_siamese.leaks import check_leaks, near_duplicates, perceptual_hashes, thumbnails
+
+SUBSET = Path(__file__).parents[2] / "shared/isic2020-subset/ISIC_2020_Training_JPEG.zip"
+Change = Callable[[Image.Image], Image.Image]
+ROWS = {"train": np.array([0, 1]), "val": np.array([2, 3]), "test": np.array([4, 5])}
+
+
+def pictures(n: int, px: int = 128, seed: int = 0) -> np.ndarray:
+    """Smooth random pictures, no two alike."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, size=(n, 12, 12, 3), dtype=np.uint8)
+    return np.stack([np.asarray(Image.fromarray(one).resize((px, px), Image.Resampling.BICUBIC)) for one in coarse])
+
+
+def index_of(**columns: list[str]) -> pd.DataFrame:
+    names = {
+        "image_name": [f"ISIC_{number}" for number in range(6)],
+        "patient_id": [f"IP_{number}" for number in range(6)],
+        "lesion_id": [f"IL_{number}" for number in range(6)],
+    }
+    return pd.DataFrame(names | columns)
+
+
+@pytest.mark.parametrize("px", [32, 100, 128])
+def test_a_thumbnail_is_the_grey_mean_of_blocks(px: int) -> None:
+    images = pictures(2, px)
+    thumb = thumbnails([images[:1], images[1:]])
+    edges = [int(number * px / 32) for number in range(33)]
+    block = images[1, edges[3] : edges[4], edges[30] : edges[31]].astype(float) @ [0.299, 0.587, 0.114]
+    assert thumb.shape == (2, 32, 32)
+    assert thumb[1, 3, 30] == pytest.approx(block.mean(), rel=1e-5)
+
+
+def test_a_hash_holds_which_low_frequencies_are_above_their_median() -> None:
+    thumb = thumbnails([pictures(1)])
+    frequencies = dct(dct(thumb[0].astype(float), axis=0), axis=1)[:16, :16].ravel()[1:]
+    bits = np.unpackbits(perceptual_hashes(thumb).view(np.uint8))
+    np.testing.assert_array_equal(bits[:255], frequencies > np.median(frequencies))
+
+
+def saved_again(image: Image.Image) -> Image.Image:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=75)
+    return Image.open(buffer)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        saved_again,
+        lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+        lambda image: image.transpose(Image.Transpose.ROTATE_90),
+        lambda image: image.transpose(Image.Transpose.TRANSVERSE),
+        lambda image: image.filter(ImageFilter.GaussianBlur(1)),
+        lambda image: image.point(lambda value: int(0.8 * value + 20)),
+    ],
+)
+def test_a_copy_is_found_however_it_was_saved(change: Change, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leaks, "CHUNK", 5)
+    images = pictures(4)
+    copy = np.asarray(change(Image.fromarray(images[2])))[None]
+    assert near_duplicates(thumbnails([copy]), thumbnails([images])) == [(0, 2)]
+
+
+def test_unlike_pictures_are_not_found() -> None:
+    thumbs = thumbnails([pictures(60)])
+    assert near_duplicates(thumbs[:30], thumbs[30:]) == []
+
+
+def test_pictures_of_one_colour_are_no_copies_of_each_other() -> None:
+    thumbs = thumbnails([np.full((2, 32, 32, 3), 90, np.uint8)])
+    assert near_duplicates(thumbs[:1], thumbs[1:]) == []
+
+
+def test_clean_splits_pass_and_are_counted() -> None:
+    index = index_of(lesion_id=["", "", "a", "a", "b", ""])
+    counts = check_leaks(index, ROWS, pd.Series(["ISIC_9"]), thumbnails([pictures(6)]))
+    assert counts == {"patients": 6, "lesions": 2, "images": 6}
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        (index_of(patient_id=["a", "b", "c", "d", "e", "a"]), r"1 patients \(a\)"),
+        (index_of(lesion_id=["", "x", "y", "y", "x", ""]), r"1 lesions \(x\)"),
+        (index_of(image_name=["a", "b", "c", "d", "e", "d"]), r"1 images \(d\)"),
+        (index_of(image_name=["a", "b", "c", "d", "e", "ISIC_9"]), r"1 official duplicates \(ISIC_9\)"),
+    ],
+)
+def test_a_leak_is_counted_and_named(index: pd.DataFrame, message: str) -> None:
+    with pytest.raises(DataError, match=rf"the splits share {message}; list one image of each in shards\.exclude"):
+        check_leaks(index, ROWS, pd.Series(["ISIC_9"]), thumbnails([pictures(6)]))
+
+
+@pytest.mark.parametrize(("one", "other"), [(4, 0), (5, 3), (2, 1)])
+def test_a_mirrored_image_in_two_splits_is_a_leak(one: int, other: int) -> None:
+    images = pictures(6)
+    images[one] = images[other][:, ::-1]
+    with pytest.raises(DataError, match=rf"1 near-identical images \(ISIC_{one} and ISIC_{other}\)"):
+        check_leaks(index_of(), ROWS, pd.Series([], dtype=str), thumbnails([images]))
+
+
+def test_all_leaks_are_in_one_message() -> None:
+    index = index_of(patient_id=["a", "b", "a", "b", "a", "b"], lesion_id=["x"] * 6)
+    with pytest.raises(DataError, match=r"2 patients \(a, b\); 1 lesions \(x\);"):
+        check_leaks(index, ROWS, pd.Series([], dtype=str), thumbnails([pictures(6)]))
+
+
+@pytest.mark.skipif(not SUBSET.exists(), reason="needs the real images beside the repository")
+def test_real_dermoscopy_of_different_lesions_is_told_apart_and_an_official_duplicate_is_found() -> None:
+    with zipfile.ZipFile(SUBSET) as archive:
+        names = sorted(name for name in archive.namelist() if name.endswith(".jpg"))[::6]
+        pair = ["train/ISIC_0149568.jpg", "train/ISIC_9022005.jpg"]
+        images = [decode_image(archive.read(name), 128) for name in [*pair, *(set(names) - set(pair))]]
+    thumbs = thumbnails([np.stack(images)])
+    assert near_duplicates(thumbs[:1], thumbs[1:]) == [(0, 0)]
+    half = len(thumbs) // 2
+    assert near_duplicates(thumbs[1:half], thumbs[half:]) == []
