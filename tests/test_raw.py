@@ -77,6 +77,14 @@ def test_zips_that_a_user_put_into_raw_are_moved_and_not_deleted(folder: Path, r
     assert found == {name: own[name] for name in (release.TRAIN_ZIP, release.TEST_ZIP)}
 
 
+def test_raw_itself_may_be_the_release(folder: Path, raw: Path) -> None:
+    own = contents(write_release(raw))
+    link(raw, raw)
+    assert contents(raw) == own
+    link(folder, raw)
+    assert len(list(raw.parent.glob("releases/found-*/*.zip"))) == 2, "the only copy, though verified"
+
+
 def test_a_copy_goes_when_its_original_is_in_its_place(folder: Path, raw: Path, tmp_path: Path) -> None:
     verify_release(folder, raw.parent / "releases/verified.json")
     shutil.copytree(folder, raw)
