@@ -142,7 +142,7 @@ def test_too_small_a_disk_is_refused_before_anything_is_fetched(
     with pytest.raises(DataError) as refusal:
         require_space(tmp_path, 2**60)
     assert str(refusal.value).startswith(f"{tmp_path}: 1,152,921,504.6 GB are still to come, but only ")
-    assert " GB are free on that disk; make room, or make data/releases a link to a larger disk" in str(refusal.value)
+    assert " GB are free on that disk; make room, or work from a clone on a larger disk" in str(refusal.value)
 
     server.claimed = 2**60
     with pytest.raises(DataError, match=r"store: 5,764,607,523\.0 GB are still to come, but only "):

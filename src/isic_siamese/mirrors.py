@@ -97,7 +97,7 @@ def require_space(folder: Path, n_bytes: int) -> None:
     if n_bytes > free:
         raise DataError(
             f"{folder}: {n_bytes / 1e9:,.1f} GB are still to come, but only {free / 1e9:,.1f} GB are free on that "
-            "disk; make room, or make data/releases a link to a larger disk, and run 'dvc repro download' again"
+            "disk; make room, or work from a clone on a larger disk, and run 'dvc repro download' again"
         )
 
 
