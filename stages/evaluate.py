@@ -21,6 +21,7 @@ from isic_siamese.evaluation import (
     measure_pairs,
     report,
 )
+from isic_siamese.figures import draw_distances, draw_map, write_curves, write_figure, write_misses
 from isic_siamese.files import write_csv, write_json
 from isic_siamese.leaks import check_leaks, thumbnails
 from isic_siamese.measures import answer
@@ -70,6 +71,15 @@ def main() -> None:
     write_csv(EVALUATION / "test.csv", answer_table(test, answers, references))
     for name, table in curve_tables(answers).items():
         write_csv(PLOTS / f"{name}.csv", table)
+    write_curves(PLOTS, answers, evaluation)
+    write_figure(
+        PLOTS / "distances.png",
+        lambda figure: draw_distances(figure, measured.distances, measured.same, params.common.margin),
+        height=3.6,
+    )
+    write_figure(PLOTS / "embeddings.png", lambda figure: draw_map(figure, embeddings[rows["test"]], answers.malignant))
+    # With the answers and not with the plots, which are in git: it shows photographs that have a licence of their own.
+    write_misses(EVALUATION / "misses.png", answers, shards, rows["test"], references)
     counts = {"test": count_answers(answers, test["patient_id"]), "checked_for_leaks": checked}
     write_json(METRICS, report(evaluation, classifier, counts))
 

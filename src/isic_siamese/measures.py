@@ -50,6 +50,10 @@ class Answers:
     distances: Floats
     nearest_malignant: Bools
 
+    def take(self, rows: npt.NDArray[np.integer] | Bools) -> "Answers":
+        """Return the answers at `rows` alone."""
+        return Answers(**{name: values[rows] for name, values in vars(self).items()})
+
 
 def answer(classifier: Classifier, references: References, embeddings: Embeddings, malignant: Bools) -> Answers:
     """Answer for `embeddings` `(N, D)`, whose labels `malignant` `(N,)` only stand beside the answers."""

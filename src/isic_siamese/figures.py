@@ -1,0 +1,244 @@
+"""Pictures of an evaluation, in one style: colours that colour-blind readers tell apart, the same bytes each time."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from sklearn import metrics as sk
+from sklearn.decomposition import PCA
+
+from isic_siamese import metrics
+from isic_siamese.evaluation import Evaluation
+from isic_siamese.files import replacing
+from isic_siamese.measures import DERMATOLOGISTS, GRID, Answers
+from isic_siamese.references import References
+from isic_siamese.shards import Shards
+
+Floats = npt.NDArray[np.float64]
+Images = npt.NDArray[np.uint8]
+Rows = npt.NDArray[np.int64]
+
+MISSES = 4  # of each kind on the sheet
+
+# Okabe and Ito (2008), "Color universal design".
+BLUE, VERMILLION, GREEN, ORANGE, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#6B6B6B"
+BENIGN, MELANOMA = BLUE, VERMILLION
+CHOSEN: dict[str, Any] = {
+    "marker": "o",
+    "markersize": 9,
+    "markeredgecolor": "white",
+    "linestyle": "",
+    "label": "threshold of validation",
+}
+STUDIES = {
+    "haenssle_2018": ("Haenssle 2018", "^", VERMILLION),
+    "brinker_2019": ("Brinker 2019", "s", GREEN),
+    "haenssle_2020": ("Haenssle 2020", "D", ORANGE),
+    "phillips_2019": ("Phillips 2019", "v", PURPLE),
+}
+STYLE: Any = {  # typed by matplotlib as a literal of every key
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so that no machine draws another
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "savefig.dpi": 150,
+    "figure.constrained_layout.use": True,
+}
+
+
+def _unit_axes(figure: Figure, title: str, x: str, y: str) -> Axes:
+    axes = figure.subplots()
+    axes.set(title=title, xlabel=x, ylabel=y, xlim=(0, 1), ylim=(0, 1.005), aspect="equal")
+    axes.grid(color="#E5E5E5", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return axes
+
+
+def _interval(figure: Mapping[str, float]) -> str:
+    ends = f" ({figure['low']:.3f} to {figure['high']:.3f})" if "low" in figure else ""
+    return f"{figure['value']:.3f}{ends}"
+
+
+def draw_roc(figure: Figure, answers: Answers, band: Floats, figures: Mapping[str, Mapping[str, float]]) -> None:
+    """ROC curve with its band of intervals, the chosen threshold, and where dermatologists stand."""
+    axes = _unit_axes(figure, "ROC, test split", "1 - specificity", "sensitivity")
+    fpr, tpr, _ = sk.roc_curve(answers.malignant, answers.scores)
+    axes.fill_between(GRID, *band, color=BLUE, alpha=0.18, linewidth=0, label="interval, patients resampled")
+    axes.plot(fpr, tpr, color=BLUE, label=f"this model, AUC {_interval(figures['roc_auc'])}")
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
+    chosen = (1 - figures["specificity"]["value"], figures["sensitivity"]["value"])
+    for study, (name, marker, colour) in STUDIES.items():
+        sensitivity, specificity = DERMATOLOGISTS[study]
+        style: dict[str, Any] = {
+            "color": colour,
+            "markersize": 7,
+            "markeredgecolor": "white",
+            "label": f"dermatologists, {name}",
+        }
+        axes.plot(1 - specificity, sensitivity, marker, **style)
+    axes.plot(*chosen, color=BLUE, **CHOSEN)
+    axes.legend(loc="lower right")
+
+
+def draw_precision_recall(figure: Figure, answers: Answers, figures: Mapping[str, Mapping[str, float]]) -> None:
+    """Precision-recall curve beside what chance gives."""
+    axes = _unit_axes(figure, "Precision and recall, test split", "recall (sensitivity)", "precision (PPV)")
+    precision, recall, _ = sk.precision_recall_curve(answers.malignant, answers.scores)
+    label = f"this model, average precision {_interval(figures['average_precision'])}"
+    axes.step(recall, precision, where="post", color=BLUE, label=label)
+    share = float(answers.malignant.mean())
+    axes.axhline(share, color=GREY, linewidth=0.8, linestyle=":", label=f"chance: {share:.3f} are melanoma")
+    if "ppv" in figures:
+        chosen = (figures["sensitivity"]["value"], figures["ppv"]["value"])
+        axes.plot(*chosen, color=BLUE, **CHOSEN)
+    axes.legend(loc="lower left" if share < 0.2 else "lower center")
+
+
+def draw_reliability(figure: Figure, answers: Answers, figures: Mapping[str, Mapping[str, float]]) -> None:
+    """Share of melanomas beside the predicted probability, in bins of as many images each, before and after."""
+    shown = (
+        ("Before calibration", answers.uncalibrated, VERMILLION, "calibration_error_uncalibrated"),
+        ("Calibrated on validation", answers.probabilities, BLUE, "calibration_error"),
+    )
+    for axes, (name, probabilities, colour, error) in zip(figure.subplots(1, 2), shown, strict=True):
+        bins = metrics.calibration_bins(probabilities)
+        table = pd.DataFrame({"p": probabilities, "y": answers.malignant}).groupby(bins).mean()
+        # Where melanoma is rare all bins lie in a corner, so each panel ends where its bins do.
+        end = min(1.0, 1.1 * float(table.to_numpy(np.float64).max()))
+        axes.plot([0, end], [0, end], color=GREY, linewidth=0.8, linestyle=":")
+        axes.plot(table["p"], table["y"], "o-", color=colour, markersize=5, linewidth=1.2, clip_on=False)
+        axes.set(xlim=(0, end), ylim=(0, end), aspect="equal")
+        axes.set(xlabel="mean predicted probability", ylabel="share of melanomas")
+        axes.set_title(f"{name}\nerror {_interval(figures[error])}")
+
+
+def draw_confusion(figure: Figure, answers: Answers) -> None:
+    """Counts of the decisions, shaded by the share of the row."""
+    axes = figure.subplots()
+    counts = sk.confusion_matrix(answers.malignant, answers.decisions, labels=[True, False])
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.ndindex(2, 2):
+        colour = "white" if shares[row, column] > 0.55 else "black"
+        text = f"{counts[row, column]:,}\n{shares[row, column]:.1%}"
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=13)
+    axes.set(title="Confusion, test split", xlabel="predicted", ylabel="actual")
+    axes.set_xticks([0, 1], ["melanoma", "benign"])
+    axes.set_yticks([0, 1], ["melanoma", "benign"], rotation=90, va="center")
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+
+
+def draw_distances(figure: Figure, distances: Floats, same: npt.NDArray[np.bool_], margin: float) -> None:
+    """Histograms of the distances of the test pairs, same and different."""
+    axes = figure.subplots()
+    bins = np.linspace(0, 2, 51).tolist()
+    for name, which, colour in (("same class", same, GREEN), ("different class", ~same, VERMILLION)):
+        axes.hist(distances[which], bins, density=True, histtype="stepfilled", color=colour, alpha=0.25)
+        axes.hist(distances[which], bins, density=True, histtype="step", color=colour, linewidth=1.4, label=name)
+    axes.axvline(margin, color=GREY, linewidth=1, linestyle="--", label=f"margin {margin:g}")
+    axes.set(title="Distance of test pairs", xlabel="Euclidean distance", ylabel="density", xlim=(0, 2))
+    axes.legend()
+
+
+def draw_map(figure: Figure, embeddings: npt.NDArray[np.float32], malignant: npt.NDArray[np.bool_]) -> None:
+    """Test embeddings on their two principal axes; melanomas are drawn last, because they are few."""
+    axes = figure.subplots()
+    model = PCA(2, svd_solver="full").fit(embeddings.astype(np.float64))
+    points = model.transform(embeddings.astype(np.float64))
+    for name, which, colour, marker in (("benign", ~malignant, BENIGN, "o"), ("melanoma", malignant, MELANOMA, "^")):
+        first, second = points[which].T
+        axes.scatter(first, second, s=16, c=colour, marker=marker, alpha=0.6, linewidths=0, label=name)
+    labels = [
+        f"axis {number} ({share:.0%} of the variance)"
+        for number, share in enumerate(model.explained_variance_ratio_, 1)
+    ]
+    axes.set(title="Embeddings of the test split", xlabel=labels[0], ylabel=labels[1])
+    axes.legend()
+
+
+def worst_misses(answers: Answers, most: int = MISSES) -> npt.NDArray[np.int64]:
+    """Return the wrong answers that were given with the most certainty: missed melanomas, then false alarms.
+
+    Returns:
+        Positions in `answers`, at most `most` of each kind, the worst first.
+    """
+    missed = np.flatnonzero(answers.malignant & ~answers.decisions)
+    alarms = np.flatnonzero(~answers.malignant & answers.decisions)
+    missed = missed[np.argsort(answers.scores[missed], kind="stable")]
+    alarms = alarms[np.argsort(-answers.scores[alarms], kind="stable")]
+    return np.concatenate([missed[:most], alarms[:most]])
+
+
+def draw_misses(figure: Figure, answers: Answers, images: Images, reference_images: Images) -> None:
+    """A sheet of wrong answers, a line each: the lesion, then its nearest references, framed in their class's colour.
+
+    Args:
+        figure: to draw on.
+        answers: those of `worst_misses` alone, M of them.
+        images: uint8 `(M, H, W, 3)`.
+        reference_images: of the nearest references, uint8 `(M, k, H, W, 3)`.
+    """
+    figure.suptitle("Worst misses, test split: the lesion, and the reference lesions it was most like", fontsize=11)
+    if not len(images):
+        figure.text(0.5, 0.5, "none", ha="center")
+        return
+    grid = figure.subplots(len(images), 1 + reference_images.shape[1], squeeze=False)
+    for row, line in enumerate(grid):
+        kind = "missed" if answers.malignant[row] else "false alarm"
+        _tile(line[0], images[row], f"{kind}, p = {answers.probabilities[row]:.3f}", bool(answers.malignant[row]))
+        for k, axes in enumerate(line[1:]):
+            is_melanoma = bool(answers.nearest_malignant[row, k])
+            word = "melanoma" if is_melanoma else "benign"
+            _tile(axes, reference_images[row, k], f"{word}, {answers.distances[row, k]:.3f}", is_melanoma)
+
+
+def _tile(axes: Axes, image: npt.NDArray[np.uint8], title: str, malignant: bool) -> None:
+    axes.imshow(image)
+    axes.set_title(title, fontsize=8, loc="center")
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set(visible=True, color=MELANOMA if malignant else BENIGN, linewidth=2.5)
+
+
+def write_figure(path: Path, draw: Callable[[Figure], None], width: float = 5.4, height: float = 5.0) -> None:
+    """Draw on an empty figure of `width` by `height` inches and write it as PNG, without a date or version in it."""
+    with mpl.rc_context(), replacing(path) as temporary:
+        mpl.rcdefaults()  # whatever the user's own settings are
+        mpl.rcParams.update(STYLE)
+        figure = Figure(figsize=(width, height))
+        draw(figure)
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+
+
+def write_curves(folder: Path, answers: Answers, evaluation: Evaluation) -> None:
+    """Write the pictures of the answers: `roc`, `precision_recall`, `reliability` and `confusion`, `.png`."""
+    figures = evaluation.figures
+    write_figure(folder / "roc.png", lambda figure: draw_roc(figure, answers, evaluation.band, figures))
+    write_figure(folder / "precision_recall.png", lambda figure: draw_precision_recall(figure, answers, figures))
+    write_figure(folder / "reliability.png", lambda figure: draw_reliability(figure, answers, figures), 8.4, 4.4)
+    write_figure(folder / "confusion.png", lambda figure: draw_confusion(figure, answers), 4.0, 4.0)
+
+
+def write_misses(path: Path, answers: Answers, shards: Shards, rows: Rows, references: References) -> None:
+    """Write the sheet of the worst misses of the images at `rows` `(N,)`, whose answers `(N,)` these are."""
+    worst = worst_misses(answers)
+    shown = answers.take(worst)
+    like = references.table["row"].to_numpy()[shown.nearest]
+    images, flat = shards.images(rows[worst]), shards.images(like.ravel())
+    write_figure(
+        path,
+        lambda figure: draw_misses(figure, shown, images, flat.reshape(*like.shape, *flat.shape[1:])),
+        width=1.4 * (1 + like.shape[1]),
+        height=0.4 + 1.45 * max(1, len(worst)),
+    )

@@ -1,0 +1,112 @@
+import dataclasses
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from isic_siamese import figures
+from isic_siamese.evaluation import EvaluateParams, Evaluation, evaluate, measure_pairs
+from isic_siamese.figures import write_curves, write_figure, write_misses
+from isic_siamese.measures import Answers
+from isic_siamese.references import References
+from isic_siamese.shards import Shards
+from tests.test_classifier import unit
+from tests.test_measures import some_answers
+
+CURVES = ("roc.png", "precision_recall.png", "reliability.png", "confusion.png")
+
+
+def evaluated(answers: Answers) -> Evaluation:
+    n = len(answers.scores)
+    pairs = pd.DataFrame({"left": np.arange(n - 1), "right": np.arange(1, n), "same": np.arange(n - 1) % 2})
+    patients = pd.Series([f"IP_{number // 3}" for number in range(n)])
+    measured = measure_pairs(pairs, unit(np.random.default_rng(0), n), np.arange(n))
+    params = EvaluateParams(temperature=0.1, neighbours=5, resamples=100, confidence=0.95)
+    return evaluate(answers, patients, measured, params, seed=0)
+
+
+@pytest.fixture(scope="module")
+def evaluation() -> Evaluation:
+    return evaluated(some_answers())
+
+
+def test_pictures_are_drawn_to_the_same_bytes_whatever_the_settings_of_the_user(
+    evaluation: Evaluation, tmp_path: Path
+) -> None:
+    write_curves(tmp_path / "one", some_answers(), evaluation)
+    with mpl.rc_context({"font.size": 20, "figure.facecolor": "black", "savefig.dpi": 30}):
+        write_curves(tmp_path / "two", some_answers(), evaluation)
+    for name in CURVES:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+
+
+def test_a_picture_says_nothing_of_when_and_with_what_it_was_drawn(tmp_path: Path) -> None:
+    write_figure(tmp_path / "empty.png", lambda _: None)
+    with Image.open(tmp_path / "empty.png") as image:
+        assert set(image.info) <= {"dpi"}
+
+
+def test_pictures_can_be_drawn_where_nothing_is_flagged(tmp_path: Path) -> None:
+    silent = dataclasses.replace(some_answers(), decisions=np.zeros(80, bool))
+    write_curves(tmp_path, silent, evaluated(silent))
+    assert all((tmp_path / name).stat().st_size > 5000 for name in CURVES)
+
+
+def test_the_roc_shows_the_threshold_the_interval_and_the_dermatologists(evaluation: Evaluation) -> None:
+    figure = Figure()
+    figures.draw_roc(figure, some_answers(), evaluation.band, evaluation.figures)
+    axes = figure.axes[0]
+    drawn = {str(line.get_label()): line.get_xydata() for line in axes.lines}
+    assert np.allclose(drawn["dermatologists, Brinker 2019"], [[1 - 0.6, 0.741]])
+    chosen = [1 - evaluation.figures["specificity"]["value"], evaluation.figures["sensitivity"]["value"]]
+    assert np.allclose(drawn["threshold of validation"], [chosen])
+    assert any("AUC 0." in label and " to " in label for label in drawn)
+
+
+def test_the_worst_misses_are_the_surest_of_each_kind() -> None:
+    answers = dataclasses.replace(
+        some_answers(8),
+        malignant=np.array([1, 1, 1, 0, 0, 0, 0, 0], bool),
+        decisions=np.array([0, 0, 1, 1, 1, 0, 0, 1], bool),
+        scores=np.array([-0.1, -0.3, 0.5, 0.2, 0.4, -0.5, -0.1, 0.3]),
+    )
+    assert figures.worst_misses(answers).tolist() == [1, 0, 4, 7, 3]
+    assert figures.worst_misses(answers, most=1).tolist() == [1, 4]
+
+
+def test_the_sheet_shows_each_miss_beside_its_nearest_references() -> None:
+    answers = some_answers(3).take(np.array([1, 2]))
+    figure = Figure()
+    images, like = np.zeros((2, 4, 4, 3), np.uint8), np.zeros((2, 5, 4, 4, 3), np.uint8)
+    figures.draw_misses(figure, answers, images, like)
+    assert len(figure.axes) == 12
+    assert figure.axes[0].get_title() == f"false alarm, p = {answers.probabilities[0]:.3f}"
+    nearest = "melanoma" if answers.nearest_malignant[0, 0] else "benign"
+    assert figure.axes[1].get_title() == f"{nearest}, {answers.distances[0, 0]:.3f}"
+
+
+@pytest.mark.parametrize("perfect", [True, False])
+def test_a_sheet_is_written_with_misses_and_without(perfect: bool, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "shard-00000.npy", rng.integers(0, 256, (40, 16, 16, 3), dtype=np.uint8))
+    answers = some_answers(10)
+    if perfect:
+        answers = dataclasses.replace(answers, decisions=answers.malignant)
+    references = References(unit(rng, 30), pd.DataFrame({"row": range(10, 40)}))
+    write_misses(tmp_path / "misses.png", answers, Shards(tmp_path), np.arange(10), references)
+    with Image.open(tmp_path / "misses.png") as image:
+        assert image.width == 1260 and (image.height < 300) == perfect
+
+
+def test_the_map_and_the_histograms_count_every_image_and_pair() -> None:
+    figure = Figure()
+    malignant = np.arange(20) < 5
+    figures.draw_map(figure, unit(np.random.default_rng(0), 20), malignant)
+    assert [len(np.asarray(points.get_offsets())) for points in figure.axes[0].collections] == [15, 5]
+    figure = Figure()
+    figures.draw_distances(figure, np.linspace(0, 2, 50), np.arange(50) < 20, margin=1.0)
+    assert figure.axes[0].get_legend() is not None
