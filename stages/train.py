@@ -14,7 +14,10 @@ from isic_siamese.pairs import PairsParams, read_pairs
 from isic_siamese.params import Params
 from isic_siamese.shards import Shards, read_index
 from isic_siamese.splits import read_splits, rows_of
-from isic_siamese.training import Trainer, TrainingData, TrainParams, train
+from isic_siamese.trainer import Trainer, TrainingData, TrainParams
+from isic_siamese.training import train
+
+CURVE = Path("metrics/plots/train.csv")
 
 
 def main() -> None:
@@ -31,9 +34,10 @@ def main() -> None:
         pairs_per_step=params.section("pairs", PairsParams).pairs_per_block,
     )
     section, recipe = params.section("train", TrainParams), params.section("augment", AugmentParams)
-    trained = train(Trainer(data, section, recipe, params.common.margin, params.common.seed))
+    trainer = Trainer(data, section, recipe, params.common.margin, params.common.seed)
+    # Written after each epoch, so that whoever watches the plot sees it grow.
+    trained = train(trainer, Path("data/checkpoints/train"), lambda history: write_csv(CURVE, history))
     write_model(Path("data/models"), trained.encoder)
-    write_csv(Path("metrics/plots/train.csv"), trained.history)
     write_json(Path("metrics/train.json"), trained.summary())
 
 

@@ -1,5 +1,6 @@
 """Errors a user can mend, and how a command reports them without a traceback."""
 
+import errno
 import logging
 import sys
 from collections.abc import Callable
@@ -17,6 +18,10 @@ class DataError(UserError):
     """A file of the release, or one made from it, is not what it should be."""
 
 
+class TrainingError(UserError):
+    """Training cannot go on with these parameters on this machine."""
+
+
 def run_command(main: Callable[[], None]) -> None:
     """Run `main` as a command: log to stderr, and turn a `UserError` into one message and exit status 1."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -25,6 +30,11 @@ def run_command(main: Callable[[], None]) -> None:
         main()
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
+        sys.exit(1)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        sys.stderr.write(f"error: {error.filename or 'the disk'}: no space left; free some and run this again\n")
         sys.exit(1)
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")

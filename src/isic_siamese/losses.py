@@ -1,7 +1,8 @@
-"""The contrastive loss, over the distances of pairs of embeddings."""
+"""The losses of metric learning: contrastive over pairs, and those a user will want to compare it with."""
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def pair_distances(left: Tensor, right: Tensor) -> Tensor:
@@ -32,3 +33,47 @@ def contrastive_loss(distances: Tensor, same: Tensor, margin: float) -> Tensor:
     """
     lack = (margin - distances).clamp_min(0)
     return 0.5 * torch.where(same, distances, lack).square().mean()
+
+
+def triplet_loss(embeddings: Tensor, malignant: Tensor, margin: float) -> Tensor:
+    """Return the triplet loss over all triplets of a step, a mean over those that cost anything, a scalar.
+
+    A triplet costs what its negative lacks to being further from the anchor than its positive by `margin`: Schroff,
+    Kalenichenko and Philbin, "FaceNet", CVPR 2015, with distances in place of their squares. The mean leaves out
+    the triplets that are right already, as Hermans, Beyer and Leibe (2017) advise.
+
+    Args:
+        embeddings: `(V, D)`.
+        malignant: the class of each, bool `(V,)`.
+        margin: as a distance.
+    """
+    distances = (embeddings[:, None] - embeddings[None]).square().sum(dim=2).clamp_min(1e-12).sqrt()
+    alike = malignant[:, None] == malignant[None]
+    positive = alike & ~torch.eye(len(malignant), dtype=torch.bool, device=malignant.device)
+    cost = (distances[:, :, None] - distances[:, None, :] + margin).clamp_min(0)  # anchor, positive, negative
+    cost = cost * (positive[:, :, None] & ~alike[:, None, :])
+    return cost.sum() / (cost > 0).sum().clamp_min(1)
+
+
+def supervised_contrastive_loss(embeddings: Tensor, malignant: Tensor, temperature: float = 0.1) -> Tensor:
+    """Return the supervised contrastive loss of a step, a scalar.
+
+    Equation 2 (L_out) of Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, with their temperature.
+
+    Args:
+        embeddings: unit length, `(V, D)`.
+        malignant: the class of each, bool `(V,)`.
+        temperature: of the softmax over similarities.
+    """
+    itself = torch.eye(len(malignant), dtype=torch.bool, device=malignant.device)
+    similarities = (embeddings @ embeddings.T / temperature).masked_fill(itself, -torch.inf)
+    log_probability = (similarities - similarities.logsumexp(dim=1, keepdim=True)).masked_fill(itself, 0)
+    positive = (malignant[:, None] == malignant[None]) & ~itself
+    n_positive = positive.sum(dim=1)
+    of_anchor = -(log_probability * positive).sum(dim=1) / n_positive.clamp_min(1)
+    return of_anchor.sum() / (n_positive > 0).sum().clamp_min(1)
+
+
+def cross_entropy_loss(logits: Tensor, malignant: Tensor) -> Tensor:
+    """Return the mean binary cross-entropy of `logits` `(V,)` against the class, bool `(V,)`, a scalar."""
+    return functional.binary_cross_entropy_with_logits(logits, malignant.to(logits.dtype))

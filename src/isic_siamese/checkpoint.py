@@ -1,0 +1,60 @@
+"""Keep what a training run has come to, so that one that was killed goes on and ends in the same bytes."""
+
+import hashlib
+import logging
+import shutil
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from isic_siamese.files import replacing
+
+log = logging.getLogger(__name__)
+
+SECONDS_APART = 30.0  # how much work a kill may cost; one write takes about 0.1 s for 5 million weights
+
+
+def run_key(facts: Iterable[bytes | memoryview]) -> str:
+    """Return a name for a run: 16 hexadecimal digits that depend on every byte of `facts` and of the package's code."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    digest.update(torch.__version__.encode())
+    for fact in facts:
+        digest.update(fact)
+    return digest.hexdigest()
+
+
+class Checkpoint:
+    """One file that holds the state of one run: `<folder>/<key>.pt`."""
+
+    def __init__(self, folder: Path, key: str) -> None:
+        """Name the file; nothing is written yet."""
+        self.path = folder / f"{key}.pt"
+        self._saved = time.monotonic()
+
+    def load(self, device: torch.device) -> dict[str, Any] | None:
+        """Return the state that was saved last, its tensors on `device`, or None where there is none."""
+        if not self.path.exists():
+            return None
+        log.info("going on from %s", self.path)
+        # Our own file, named by a hash of all that went into it.
+        state: dict[str, Any] = torch.load(self.path, map_location=device, weights_only=True)
+        return state
+
+    def due(self) -> bool:
+        """Return whether the last save is long enough ago."""
+        return time.monotonic() - self._saved > SECONDS_APART
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replace what was saved by `state`."""
+        with replacing(self.path) as temporary:
+            torch.save(state, temporary)
+        self._saved = time.monotonic()
+
+    def remove(self) -> None:
+        """Delete this run's state and those of other runs, which nobody will go on with."""
+        shutil.rmtree(self.path.parent, ignore_errors=True)

@@ -1,0 +1,51 @@
+"""Cut the pair index into steps of the optimizer, each naming its distinct views once."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Step:
+    """A run of consecutive pairs, and the views among which they stand.
+
+    Attributes:
+        rows: the image of each view, int64 `(V,)`.
+        oversampled: whether the view is an extra copy, bool `(V,)`.
+        malignant: whether it shows melanoma, bool `(V,)`.
+        left: the view on the left of each pair, an index into `rows`, int64 `(P,)`.
+        right: likewise.
+        same: whether both are of one class, bool `(P,)`.
+    """
+
+    rows: Tensor
+    oversampled: Tensor
+    malignant: Tensor
+    left: Tensor
+    right: Tensor
+    same: Tensor
+
+
+def cut_steps(
+    pairs: pd.DataFrame, malignant: npt.NDArray[np.bool_], pairs_per_step: int, device: torch.device
+) -> list[Step]:
+    """Cut `pairs` every `pairs_per_step`, so that the encoder sees each distinct view of a step once.
+
+    With the default block of 1,024 pairs among 64 views that is 64 forward passes instead of 2,048. Right for any pair
+    index; that the index is ordered by blocks only makes it fast.
+    """
+    columns = torch.tensor(pairs.to_numpy(np.int64))
+    labels = torch.from_numpy(malignant)
+    steps = []
+    for part in torch.split(columns, pairs_per_step):
+        left, right, left_view, right_view, same = part.unbind(1)
+        ends = torch.stack([torch.cat([left, right]), torch.cat([left_view, right_view])], dim=1)
+        views, inverse = torch.unique(ends, dim=0, return_inverse=True)
+        rows = views[:, 0]
+        fields = (rows, views[:, 1] > 0, labels[rows], inverse[: len(part)], inverse[len(part) :], same.bool())
+        steps.append(Step(*(field.contiguous().to(device) for field in fields)))
+    return steps

@@ -1,0 +1,193 @@
+"""One training run: the Siamese encoder, its optimizer, the images on the device, and one step over pairs."""
+
+import math
+import os
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from pydantic import Field
+from sklearn.metrics import roc_auc_score
+from timm.optim._param_groups import param_groups_weight_decay
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from isic_siamese.augment import N_DRAWS, AugmentParams, augment
+from isic_siamese.checkpoint import run_key
+from isic_siamese.classifier import reference_scores
+from isic_siamese.encoder import EMBED_BATCH, build_encoder, embed, pick_device
+from isic_siamese.errors import DataError, TrainingError
+from isic_siamese.losses import (
+    contrastive_loss,
+    cross_entropy_loss,
+    pair_distances,
+    supervised_contrastive_loss,
+    triplet_loss,
+)
+from isic_siamese.params import Count, Positive, Section
+from isic_siamese.shards import Shards
+from isic_siamese.steps import Step, cut_steps
+
+COLLAPSED = 1e-4  # standard deviation of the validation scores under which all embeddings are alike
+
+
+class TrainParams(Section):
+    """Section `train`."""
+
+    encoder: str
+    weights: Literal["imagenet", "none"]
+    embedding_dim: Annotated[int, Field(ge=2)]
+    loss: Literal["contrastive", "triplet", "supervised_contrastive", "cross_entropy"]
+    epochs: Count
+    learning_rate: Positive
+    weight_decay: Annotated[float, Field(ge=0)]
+    warmup_epochs: Annotated[float, Field(ge=0)]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What training reads.
+
+    Attributes:
+        shards: the images, uint8.
+        malignant: whether each image is melanoma, `(N,)` in row order.
+        train_rows: rows of the training split, the references of the validation AUC.
+        val_rows: rows of the validation split.
+        pairs: the pair index of the training split.
+        pairs_per_step: how many consecutive pairs one step of the optimizer sees.
+    """
+
+    shards: Shards
+    malignant: npt.NDArray[np.bool_]
+    train_rows: npt.NDArray[np.int64]
+    val_rows: npt.NDArray[np.int64]
+    pairs: pd.DataFrame
+    pairs_per_step: int
+
+
+def learning_rate_factor(step: int, n_warmup: int, n_steps: int) -> float:
+    """Return the share of the peak learning rate at `step`: a line up to it, then half a cosine down to zero.
+
+    >>> [round(learning_rate_factor(step, 2, 6), 2) for step in range(6)]
+    [0.5, 1.0, 1.0, 0.85, 0.5, 0.15]
+    """
+    if step < n_warmup:
+        return (step + 1) / n_warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - n_warmup) / max(1, n_steps - n_warmup)))
+
+
+class Trainer:
+    """One training run: the encoder, its optimizer, and the steps of an epoch."""
+
+    def __init__(
+        self, data: TrainingData, params: TrainParams, recipe: AugmentParams, margin: float, seed: int
+    ) -> None:
+        """Build the encoder and move the images to the device.
+
+        Raises:
+            DataError: the training or validation split lacks one of the classes.
+            ParamsError: there is no such encoder, or no such weights for it.
+        """
+        for name, rows in (("train", data.train_rows), ("val", data.val_rows)):
+            n_melanoma = int(data.malignant[rows].sum())
+            if n_melanoma in (0, len(rows)):
+                raise DataError(
+                    f"split {name}: wanted images of both classes, got {n_melanoma} melanoma of {len(rows)}; "
+                    f"use a release with more patients, or a larger split.{name}"
+                )
+        self.data, self.params, self.recipe, self.margin, self.seed = data, params, recipe, margin, seed
+        self.device = pick_device()
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what CUDA needs to be deterministic
+        torch.use_deterministic_algorithms(True, warn_only=self.device.type == "mps")
+        torch.manual_seed(seed)
+        encoder = build_encoder(params.encoder, params.weights, params.embedding_dim, data.shards.image_px)
+        self.encoder = encoder.to(self.device).to(memory_format=torch.channels_last)
+        self.to_logit = nn.Linear(params.embedding_dim, 1).to(self.device)  # of the cross-entropy control alone
+        self.images = torch.from_numpy(data.shards.images(np.arange(len(data.shards)))).to(self.device)
+        self.steps = cut_steps(data.pairs, data.malignant, data.pairs_per_step, self.device)
+        modules = nn.ModuleList([self.encoder, self.to_logit])
+        groups = param_groups_weight_decay(modules, params.weight_decay)  # none on biases and norms
+        self.optimizer = torch.optim.AdamW(groups, lr=params.learning_rate)
+        n_warmup = round(params.warmup_epochs * len(self.steps))
+        n_steps = params.epochs * len(self.steps)
+        self.schedule = LambdaLR(self.optimizer, lambda step: learning_rate_factor(step, n_warmup, n_steps))
+        self._parts: dict[str, Any] = {"modules": modules, "optimizer": self.optimizer, "schedule": self.schedule}
+
+    def key(self) -> str:
+        """Return a name for this run that changes with anything that its result depends on."""
+        settings = [self.params.model_dump_json(), self.recipe.model_dump_json(), f"{self.margin} {self.seed}"]
+        arrays = [self.data.malignant, self.data.train_rows, self.data.val_rows, self.data.pairs.to_numpy(np.int64)]
+        facts = [text.encode() for text in settings] + [array.tobytes() for array in arrays]
+        return run_key([*facts, self.images.cpu().numpy().data])
+
+    def state(self) -> dict[str, Any]:
+        """Return what a run needs to go on from here."""
+        return {name: part.state_dict() for name, part in self._parts.items()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go back to where `state` was taken."""
+        for name, part in self._parts.items():
+            part.load_state_dict(state[name])
+
+    def epoch_order(self, epoch: int) -> list[int]:
+        """Return the positions of the steps in the order of this epoch."""
+        return [int(position) for position in np.random.default_rng([self.seed, epoch]).permutation(len(self.steps))]
+
+    def run_step(self, epoch: int, position: int) -> Tensor:
+        """Embed each view of a step once, compare its pairs, and move the weights; return the loss, a scalar."""
+        # Chance depends on the epoch and the step alone, so a run that goes on draws what it would have drawn.
+        seed = int(np.random.SeedSequence([self.seed, epoch, position]).generate_state(1)[0])
+        torch.manual_seed(seed)  # of dropout, in encoders that have it
+        step = self.steps[position]
+        draws = torch.rand(len(step.rows), N_DRAWS, generator=torch.Generator().manual_seed(seed))
+        images = self.views(step, draws.to(self.device, non_blocking=True))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            embeddings = self.encoder(images)
+        loss = self.loss(embeddings, step)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.schedule.step()
+        return loss.detach()
+
+    def views(self, step: Step, draws: Tensor) -> Tensor:
+        """Return the images of a step's views, uint8 `(V, H, W, 3)`, augmented where the parameters say so."""
+        images = self.images[step.rows]
+        augmented = augment(images, draws, self.recipe)
+        if self.recipe.apply_to == "all":
+            return augmented
+        return torch.where(step.oversampled.view(-1, 1, 1, 1), augmented, images)
+
+    def loss(self, embeddings: Tensor, step: Step) -> Tensor:
+        """Return the loss that `train.loss` names: over the step's pairs, or in the controls over its views."""
+        match self.params.loss:
+            case "contrastive":
+                distances = pair_distances(embeddings[step.left], embeddings[step.right])
+                return contrastive_loss(distances, step.same, self.margin)
+            case "triplet":
+                return triplet_loss(embeddings, step.malignant, self.margin)
+            case "supervised_contrastive":
+                return supervised_contrastive_loss(embeddings, step.malignant)
+            case "cross_entropy":
+                return cross_entropy_loss(self.to_logit(embeddings).squeeze(1), step.malignant)
+
+    def validation_roc_auc(self) -> float:
+        """Return the ROC AUC of the validation images, scored by comparison with the training images.
+
+        Raises:
+            TrainingError: all images have the same embedding.
+        """
+        data = self.data
+        references, embeddings = (
+            embed(self.encoder, data.shards.batches(rows, EMBED_BATCH)) for rows in (data.train_rows, data.val_rows)
+        )
+        scores = reference_scores(embeddings, references, data.malignant[data.train_rows])
+        if not scores.std() > COLLAPSED:
+            raise TrainingError(
+                f"training: all embeddings have become alike (scores differ by {scores.std():.1e}); "
+                "lower train.learning_rate, or raise train.warmup_epochs"
+            )
+        return float(roc_auc_score(data.malignant[data.val_rows], scores))

@@ -1,0 +1,93 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from isic_siamese.augment import N_DRAWS
+from isic_siamese.encoder import EMBED_BATCH, embed
+from isic_siamese.errors import DataError, TrainingError
+from isic_siamese.losses import contrastive_loss, pair_distances
+from isic_siamese.trainer import TrainingData, learning_rate_factor
+from tests.toy import RECIPE, draw_data, make_trainer
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> TrainingData:
+    return draw_data(tmp_path)
+
+
+def test_each_distinct_view_of_a_step_is_embedded_once_and_the_loss_is_that_of_the_pairs(data: TrainingData) -> None:
+    """The step's loss against a slow loop that sends both sides of each pair through the encoder."""
+    run = make_trainer(data)
+    run.encoder.eval()  # batch statistics would differ between the two ways
+    step = run.steps[0]
+    assert len(step.rows) == 16 and len(step.same) == 64
+    pairs = data.pairs.iloc[:64]
+    views = torch.stack([step.rows, step.oversampled.long()], dim=1)
+    for side, position in (("left", step.left), ("right", step.right)):
+        assert views[position, 0].tolist() == pairs[side].tolist()
+        assert views[position, 1].tolist() == (pairs[f"{side}_view"] > 0).astype(int).tolist()
+    images = [torch.from_numpy(data.shards.images(pairs[side].to_numpy())) for side in ("left", "right")]
+    with torch.no_grad():
+        both = [run.encoder(side) for side in images]
+        once = run.encoder(run.images[step.rows])
+    same = torch.from_numpy(pairs["same"].to_numpy(bool))
+    slow = contrastive_loss(pair_distances(*both), same, 1.0)
+    fast = contrastive_loss(pair_distances(once[step.left], once[step.right]), step.same, 1.0)
+    torch.testing.assert_close(fast, slow)
+
+
+def test_only_oversampled_views_are_augmented_unless_all_are_asked_for(data: TrainingData) -> None:
+    for apply_to in ("oversampled", "all"):
+        run = make_trainer(data)
+        run.recipe = RECIPE.model_copy(update={"apply_to": apply_to})
+        step = run.steps[0]
+        draws = torch.rand(len(step.rows), N_DRAWS, generator=torch.Generator().manual_seed(0))
+        changed = (run.views(step, draws) != run.images[step.rows]).flatten(1).any(dim=1)
+        expected = step.oversampled if apply_to == "oversampled" else torch.ones_like(step.oversampled)
+        assert torch.equal(changed, expected)
+
+
+def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero() -> None:
+    factors = [learning_rate_factor(step, 10, 100) for step in range(100)]
+    assert factors.index(max(factors)) in (9, 10) and max(factors) == 1.0
+    assert np.all(np.diff(factors[:10]) > 0) and np.all(np.diff(factors[10:]) < 0) and factors[-1] < 0.001
+
+
+def test_the_validation_auc_compares_with_the_training_images(data: TrainingData) -> None:
+    run = make_trainer(data)
+    embeddings = embed(run.encoder, data.shards.batches(np.arange(128), EMBED_BATCH))
+    assert embeddings.shape == (128, 8) and embeddings.dtype == np.float32
+    assert 0 <= run.validation_roc_auc() <= 1
+
+
+def test_the_key_of_a_run_changes_with_all_that_its_result_depends_on(data: TrainingData) -> None:
+    keys = [make_trainer(data).key(), make_trainer(data, 1).key(), make_trainer(data, epochs=3).key()]
+    other = make_trainer(data)
+    other.images[5, 0, 0, 0] ^= 1
+    keys.append(other.key())
+    assert len(set(keys)) == 4 and make_trainer(data).key() == keys[0]
+
+
+@pytest.mark.parametrize("loss", ["contrastive", "triplet", "supervised_contrastive", "cross_entropy"])
+def test_every_loss_goes_down_on_a_step_that_is_repeated(data: TrainingData, loss: str) -> None:
+    run = make_trainer(data, loss=loss, warmup_epochs=0.0)
+    losses = [run.run_step(0, 0).item() for _ in range(8)]
+    assert losses[-1] < losses[0]
+
+
+def test_a_validation_split_of_one_class_is_refused(data: TrainingData) -> None:
+    benign = data.val_rows[~data.malignant[data.val_rows]]
+    with pytest.raises(
+        DataError, match=r"split val: wanted images of both classes, got 0 melanoma of \d+; use a release"
+    ):
+        make_trainer(replace(data, val_rows=benign))
+
+
+def test_embeddings_that_are_all_alike_are_an_error_that_says_what_to_change(data: TrainingData) -> None:
+    run = make_trainer(data)
+    torch.nn.init.zeros_(run.encoder.head.weight)
+    with pytest.raises(TrainingError, match=r"all embeddings have become alike .*; lower train.learning_rate"):
+        run.validation_roc_auc()

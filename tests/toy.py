@@ -1,0 +1,44 @@
+"""A toy problem that a tiny network learns in a second, for the tests of training."""
+
+from pathlib import Path
+
+import numpy as np
+
+from isic_siamese.augment import AugmentParams
+from isic_siamese.pairs import PairsParams, draw_pairs
+from isic_siamese.shards import Shards
+from isic_siamese.trainer import Trainer, TrainingData, TrainParams
+
+PARAMS = TrainParams(
+    encoder="test_efficientnet",
+    weights="none",
+    embedding_dim=8,
+    loss="contrastive",
+    epochs=4,
+    learning_rate=3e-3,
+    weight_decay=0.0,
+    warmup_epochs=0.5,
+)
+RECIPE = AugmentParams(
+    apply_to="oversampled", flip=0.5, rotate=True, brightness=0.1, contrast=0.1, saturation=0.1, hue=0.02
+)
+
+
+def draw_data(folder: Path) -> TrainingData:
+    """128 images of 32 px: melanomas have a dark spot, benign ones a dark ring, on skin of any tone."""
+    rng = np.random.default_rng(0)
+    malignant = rng.random(128) < 0.25
+    y, x = np.mgrid[-1:1:32j, -1:1:32j]
+    radius = np.hypot(x, y)
+    shapes = np.where(malignant[:, None, None], radius < 0.45, (radius > 0.5) & (radius < 0.67))
+    skin = rng.uniform(120, 220, (128, 1, 1, 3))
+    images = skin * (1 - 0.5 * shapes[..., None]) + rng.normal(0, 4, (128, 32, 32, 3))
+    np.save(folder / "shard-00000.npy", images.clip(0, 255).astype(np.uint8))
+    train_rows, val_rows = np.arange(96), np.arange(96, 128)
+    section = PairsParams(views_per_block=16, pairs_per_block=64)
+    pairs = draw_pairs(train_rows, malignant[train_rows], section, rng, oversample=True)
+    return TrainingData(Shards(folder), malignant, train_rows, val_rows, pairs, section.pairs_per_block)
+
+
+def make_trainer(data: TrainingData, seed: int = 0, **changed: object) -> Trainer:
+    return Trainer(data, PARAMS.model_copy(update=changed), RECIPE, margin=1.0, seed=seed)
