@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+import httpcore
 import httpx
 from tqdm import tqdm
 
@@ -26,6 +27,7 @@ MIRRORS = (
 )
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # seconds before each new try
 STALL = 30.0  # seconds without a byte until the line counts as cut
+READ_BYTES = 512 << 10  # taken from a socket at once; httpcore's 64 KiB cost twice the CPU (benchmarks/download.py)
 ROUGH_BYTES = {release.TRAIN_ZIP: 23 * 10**9, release.TEST_ZIP: 67 * 10**8}  # for a server that does not say
 GO_ON = (
     "mend that, or set ISIC_MIRROR to a URL or folder that has the files; 'dvc repro download' then goes on from there"
@@ -165,6 +167,7 @@ def _client(stall: float) -> httpx.Client:
     Raises:
         DataError: a proxy variable makes no sense.
     """
+    httpcore.HTTP11Connection.READ_NUM_BYTES = READ_BYTES
     try:
         return httpx.Client(follow_redirects=True, timeout=stall)
     except (ImportError, ValueError, httpx.InvalidURL) as error:
