@@ -6,9 +6,11 @@ Writes: data/evaluation/, metrics/evaluate.json, metrics/plots/
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from isic_siamese.bootstrap import draw_resamples
 from isic_siamese.classifier import fit_classifier, reference_scores, write_classifier
 from isic_siamese.encoder import EMBED_BATCH, embed, read_model
 from isic_siamese.errors import run_command
@@ -23,6 +25,7 @@ from isic_siamese.evaluation import (
 )
 from isic_siamese.figures import draw_distances, draw_map, write_curves, write_figure, write_misses
 from isic_siamese.files import write_csv, write_json
+from isic_siamese.groups import group_figures, image_groups
 from isic_siamese.leaks import check_leaks, thumbnails
 from isic_siamese.measures import answer
 from isic_siamese.pairs import read_pairs
@@ -64,7 +67,10 @@ def main() -> None:
     test = index.iloc[rows["test"]]
     answers = answer(classifier, references, embeddings[rows["test"]], malignant[rows["test"]])
     measured = measure_pairs(pairs, embeddings, rows["test"])
-    evaluation = evaluate(answers, test["patient_id"], measured, section, params.common.seed)
+    rng = np.random.default_rng(params.common.seed)
+    resamples = draw_resamples(test["patient_id"], answers.malignant, section.resamples, rng)
+    evaluation = evaluate(answers, measured, resamples, section.confidence, rng)
+    groups = group_figures(answers, image_groups(test), resamples, section.confidence)
 
     write_references(EVALUATION, embeddings, references)
     write_classifier(EVALUATION / "classifier.json", classifier)
@@ -81,7 +87,7 @@ def main() -> None:
     # With the answers and not with the plots, which are in git: it shows photographs that have a licence of their own.
     write_misses(EVALUATION / "misses.png", answers, shards, rows["test"], references)
     counts = {"test": count_answers(answers, test["patient_id"]), "checked_for_leaks": checked}
-    write_json(METRICS, report(evaluation, classifier, counts))
+    write_json(METRICS, report(evaluation, classifier) | {"counts": counts, "groups": groups})
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from isic_siamese.bootstrap import draw_resamples
 from isic_siamese.classifier import Classifier
 from isic_siamese.evaluation import (
-    EvaluateParams,
     Evaluation,
     count_answers,
     curve_tables,
@@ -20,7 +20,6 @@ from isic_siamese.measures import GRID
 from tests.test_classifier import unit
 from tests.test_measures import some_answers
 
-PARAMS = EvaluateParams(temperature=0.1, neighbours=5, resamples=200, confidence=0.95)
 PATIENTS = pd.Series([f"IP_{number // 3}" for number in range(80)])
 
 
@@ -43,7 +42,9 @@ def evaluation() -> Evaluation:
     answers = some_answers()
     embeddings = unit(np.random.default_rng(1), 80)
     pairs = pd.DataFrame({"left": np.arange(79), "right": np.arange(1, 80), "same": np.arange(79) % 2})
-    return evaluate(answers, PATIENTS, measure_pairs(pairs, embeddings, np.arange(80)), PARAMS, seed=1)
+    rng = np.random.default_rng(1)
+    resamples = draw_resamples(PATIENTS, answers.malignant, 200, rng)
+    return evaluate(answers, measure_pairs(pairs, embeddings, np.arange(80)), resamples, 0.95, rng)
 
 
 def test_every_figure_lies_within_its_interval(evaluation: Evaluation) -> None:
@@ -59,7 +60,7 @@ def test_the_band_rises(evaluation: Evaluation) -> None:
 
 
 def test_the_report_is_json_with_the_goal_first_and_the_studies_in_a_group(evaluation: Evaluation) -> None:
-    content = report(evaluation, Classifier(0.1, 1.0, 0.0, 0.3, 5), {"test": count_answers(some_answers(), PATIENTS)})
+    content = report(evaluation, Classifier(0.1, 1.0, 0.0, 0.3, 5))
     json.dumps(content, allow_nan=False)
     assert list(content)[:2] == ["goal", "roc_auc"]
     assert set(content["at_dermatologists"]["brinker_2019"]) == {"sensitivity", "specificity"}  # type: ignore[index]
@@ -78,3 +79,9 @@ def test_the_curves_are_those_of_the_scores_and_decisions() -> None:
     assert set(tables["confusion"]["actual"]) == {"melanoma", "benign"}
     agree = (tables["confusion"]["actual"] == tables["confusion"]["predicted"]).mean()
     assert agree == (answers.decisions == answers.malignant).mean()
+
+
+def test_answers_are_counted() -> None:
+    counts = count_answers(some_answers(), PATIENTS)
+    assert (counts["images"], counts["patients"], counts["melanomas"]) == (80, 27, 20)
+    assert 0 < counts["melanomas_flagged"] <= 20 and 0 < counts["benign_flagged"] < 60

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from isic_siamese import figures
-from isic_siamese.evaluation import EvaluateParams, Evaluation, evaluate, measure_pairs
+from isic_siamese.bootstrap import draw_resamples
+from isic_siamese.evaluation import Evaluation, evaluate, measure_pairs
 from isic_siamese.figures import write_curves, write_figure, write_misses
 from isic_siamese.measures import Answers
 from isic_siamese.references import References
@@ -25,8 +26,8 @@ def evaluated(answers: Answers) -> Evaluation:
     pairs = pd.DataFrame({"left": np.arange(n - 1), "right": np.arange(1, n), "same": np.arange(n - 1) % 2})
     patients = pd.Series([f"IP_{number // 3}" for number in range(n)])
     measured = measure_pairs(pairs, unit(np.random.default_rng(0), n), np.arange(n))
-    params = EvaluateParams(temperature=0.1, neighbours=5, resamples=100, confidence=0.95)
-    return evaluate(answers, patients, measured, params, seed=0)
+    rng = np.random.default_rng(0)
+    return evaluate(answers, measured, draw_resamples(patients, answers.malignant, 100, rng), 0.95, rng)
 
 
 @pytest.fixture(scope="module")

@@ -88,6 +88,12 @@ def _in_chunks(
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
+def figure(value: float, resampled: Floats, confidence: float) -> dict[str, float]:
+    """Return `value` as a figure of the metrics: with the `low` and `high` end of its interval, where it has one."""
+    ends = interval(resampled, confidence)
+    return {"value": float(value)} if ends is None else {"value": float(value), "low": ends[0], "high": ends[1]}
+
+
 def interval(values: Floats, confidence: float) -> tuple[float, float] | None:
     """Return the percentile interval of resampled `values` `(B,)`, or None where fewer than half are defined.
 

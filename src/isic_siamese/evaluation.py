@@ -1,6 +1,5 @@
 """Evaluate the test split once: every figure with its interval, and the tables behind the curves."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -11,7 +10,7 @@ from pydantic import Field
 from sklearn import metrics as sk
 
 from isic_siamese import metrics
-from isic_siamese.bootstrap import draw_resamples, interval, resample_images, resample_pairs
+from isic_siamese.bootstrap import Resamples, figure, resample_images, resample_pairs
 from isic_siamese.classifier import Classifier, Embeddings
 from isic_siamese.measures import Answers, point_measures, resampled_measures
 from isic_siamese.params import Count, Fraction, Positive, Section
@@ -79,11 +78,9 @@ def measure_pairs(pairs: pd.DataFrame, embeddings: Embeddings, rows: npt.NDArray
 
 
 def evaluate(
-    answers: Answers, patient_ids: pd.Series, pairs: MeasuredPairs, params: EvaluateParams, seed: int
+    answers: Answers, pairs: MeasuredPairs, resamples: Resamples, confidence: float, rng: np.random.Generator
 ) -> Evaluation:
-    """Return every figure of the answers `(N,)`, with the interval of a bootstrap over `patient_ids` `(N,)`."""
-    rng = np.random.default_rng(seed)
-    resamples = draw_resamples(patient_ids, answers.malignant, params.resamples, rng)
+    """Return every figure of the answers and pairs of a split, with its interval over `resamples` of the patients."""
     values = point_measures(answers)
     spread = resample_images(lambda weights: resampled_measures(answers, weights, rng), resamples)
     values["pair_verification_auc"] = float(sk.roc_auc_score(pairs.same, -pairs.distances))
@@ -95,19 +92,12 @@ def evaluate(
         pairs.left,
         pairs.right,
     )
-    tails = [(1 - params.confidence) / 2, (1 + params.confidence) / 2]
-    band = np.quantile(spread["band"], tails, axis=0)
-    return Evaluation({name: figure(values[name], spread[name], params.confidence) for name in values}, band)
+    band = np.quantile(spread["band"], [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    return Evaluation({name: figure(value, spread[name], confidence) for name, value in values.items()}, band)
 
 
-def figure(value: float, resampled: Floats, confidence: float) -> Figure:
-    """Return `value` with the ends of its interval, where it has one."""
-    ends = interval(resampled, confidence)
-    return {"value": value} if ends is None else {"value": value, "low": ends[0], "high": ends[1]}
-
-
-def report(evaluation: Evaluation, classifier: Classifier, counts: Mapping[str, object]) -> dict[str, object]:
-    """Lay the figures out for `metrics/evaluate.json`: the goal, the headline, and what stands behind it."""
+def report(evaluation: Evaluation, classifier: Classifier) -> dict[str, object]:
+    """Lay the figures out for `metrics/evaluate.json`: the goal, the headline, the dermatologists and the decision."""
     content: dict[str, object] = {"goal": goal(evaluation.figures["balanced_accuracy"])}
     groups: dict[str, dict[str, Figure]] = {}
     for name, its_figure in evaluation.figures.items():
@@ -118,7 +108,7 @@ def report(evaluation: Evaluation, classifier: Classifier, counts: Mapping[str, 
             content[name] = its_figure
     content["at_dermatologists"] = groups
     content["decision"] = {"threshold": classifier.threshold, "temperature": classifier.temperature}
-    return content | {"counts": dict(counts)}
+    return content
 
 
 def goal(balanced_accuracy: Figure) -> str:

@@ -226,7 +226,7 @@ def write_curves(folder: Path, answers: Answers, evaluation: Evaluation) -> None
     figures = evaluation.figures
     write_figure(folder / "roc.png", lambda figure: draw_roc(figure, answers, evaluation.band, figures))
     write_figure(folder / "precision_recall.png", lambda figure: draw_precision_recall(figure, answers, figures))
-    write_figure(folder / "reliability.png", lambda figure: draw_reliability(figure, answers, figures), 8.4, 4.4)
+    write_figure(folder / "reliability.png", lambda figure: draw_reliability(figure, answers, figures), 8.4, 4.9)
     write_figure(folder / "confusion.png", lambda figure: draw_confusion(figure, answers), 4.0, 4.0)
 
 
