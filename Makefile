@@ -33,7 +33,7 @@ format: setup ## format the code and mend what the linter can
 	ruff check --fix .
 
 lock: setup ## write requirements.lock anew from pyproject.toml
-	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --group dev pyproject.toml -o requirements.lock
+	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --group dev --custom-compile-command 'make lock' pyproject.toml -o requirements.lock
 
 clean: ## remove what can be made again; keep downloads and DVC's cache
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -12,7 +12,7 @@ def photographs(n: int = 8, px: int = 16) -> torch.Tensor:
     return torch.randint(40, 200, (n, px, px, 3), dtype=torch.uint8, generator=generator)
 
 
-def draws(n: int = 8, **fixed: float) -> torch.Tensor:
+def draws(*, n: int = 8, **fixed: float) -> torch.Tensor:
     table = torch.full((n, N_DRAWS), 0.5)
     for name, value in fixed.items():
         table[:, ("quarter", "mirror", "brightness", "contrast", "saturation", "hue").index(name)] = value
@@ -38,7 +38,7 @@ def test_turns_and_mirror_images_are_exact(quarter: int, mirrored: bool) -> None
 @pytest.mark.parametrize("draw", [0.0, 0.3, 0.99])
 def test_brightness_and_saturation_agree_with_torchvision(name: str, method: str, draw: float) -> None:
     images, strength = photographs(), 0.2
-    got = augment(images, draws(**{name: draw}), STILL.model_copy(update={name: strength}))
+    got = augment(images, draws(n=8, **{name: draw}), STILL.model_copy(update={name: strength}))
     factor = torch.exp(torch.tensor((2 * draw - 1) * strength)).item()
     expected = getattr(oracle, method)(images.permute(0, 3, 1, 2), factor).permute(0, 2, 3, 1)
     assert (got.int() - expected.int()).abs().max() <= 1  # torchvision rounds down
@@ -56,11 +56,11 @@ def test_contrast_agrees_with_torchvision(draw: float) -> None:
 def test_hue_turns_colours_and_leaves_greys() -> None:
     params = STILL.model_copy(update={"hue": 0.5})
     grey = torch.full((1, 4, 4, 3), 130, dtype=torch.uint8)
-    assert torch.equal(augment(grey, draws(1, hue=0.7), params), grey)
+    assert torch.equal(augment(grey, draws(n=1, hue=0.7), params), grey)
     red = torch.tensor([160, 100, 100], dtype=torch.uint8).expand(1, 4, 4, 3).contiguous()
-    turned = augment(red, draws(1, hue=0.5 + 1 / 6), params)[0, 0, 0]  # a sixth of a turn
+    turned = augment(red, draws(n=1, hue=0.5 + 1 / 6), params)[0, 0, 0]  # a sixth of a turn
     assert turned.argmax() != 0
-    there_and_back = augment(augment(red, draws(1, hue=0.7), params), draws(1, hue=0.3), params)
+    there_and_back = augment(augment(red, draws(n=1, hue=0.7), params), draws(n=1, hue=0.3), params)
     assert (there_and_back.int() - red.int()).abs().max() <= 2
 
 

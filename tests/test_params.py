@@ -10,7 +10,7 @@ from isic_siamese.pairs import PairsParams
 from isic_siamese.params import SECTIONS, Params, Section
 from isic_siamese.shard_writer import ShardsParams
 from isic_siamese.splits import SplitParams
-from isic_siamese.training import TrainParams
+from isic_siamese.trainer import TrainParams
 
 COMMITTED = Path(__file__).parents[1] / "params.yaml"
 MODELS: dict[str, type[Section]] = {

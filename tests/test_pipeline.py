@@ -12,7 +12,7 @@ import pytest
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
-SMALL = {
+SMALL: dict[str, dict[str, object]] = {
     "demo": {"patients": 40, "images": 90, "melanomas": 24, "duplicates": 2, "test_images": 3, "image_px": 96},
     "shards": {"image_px": 32, "images_per_shard": 40},
     "pairs": {"views_per_block": 16, "pairs_per_block": 64},
