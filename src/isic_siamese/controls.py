@@ -1,0 +1,124 @@
+"""Controls that could embarrass the network: what colour, metadata, an untrained or a borrowed encoder reach."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from sklearn import metrics as sk
+from sklearn.compose import make_column_transformer
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+from isic_siamese import metrics
+from isic_siamese.bootstrap import Resamples, figure, resample_images
+from isic_siamese.classifier import Bools, Embeddings, Floats, reference_scores
+from isic_siamese.encoder import BUNDLED_ENCODER, SiameseEncoder, build_encoder, embed, pick_device
+
+Batches = Callable[[], Iterable[npt.NDArray[np.uint8]]]
+
+IMAGE_PX = 128  # only noted in an encoder, which takes images of any size
+FEATURES = 1280  # of the bundled encoder's backbone
+SHRINKAGE = 0.01  # C of the regression on 1,280 features, which outnumber the melanomas
+SHUFFLES = 20  # of the labels; one alone lies off 0.5 by chance
+
+
+@dataclass(frozen=True)
+class ControlData:
+    """What the controls learn from and are tested on: the same splits as the network.
+
+    Attributes:
+        index: a row an image.
+        train: rows of the training split.
+        test: rows of the test split.
+        batches: starts a pass over all images, by row.
+    """
+
+    index: pd.DataFrame
+    train: npt.NDArray[np.int64]
+    test: npt.NDArray[np.int64]
+    batches: Batches
+
+    @property
+    def malignant(self) -> Bools:
+        """The label of each image."""
+        return np.asarray(self.index["target"] == 1)
+
+
+def control_scores(data: ControlData, seed: int) -> Iterator[tuple[str, Floats]]:
+    """Yield the name of each control and its scores of the test images, high where melanoma is likely."""
+    yield "mean_colour", _regress(data, _mean_colours(data.batches()))
+    yield "metadata", _metadata_scores(data)
+    torch.manual_seed(seed)
+    untrained = build_encoder(BUNDLED_ENCODER, "none", 128, IMAGE_PX)
+    yield "untrained_encoder", _vote(data, _embed(untrained, data), data.malignant[data.train])
+    features = imagenet_features(data)
+    yield "imagenet_features", _regress(data, features, SHRINKAGE)
+    rng = np.random.default_rng(seed)
+    for number in range(SHUFFLES):
+        yield f"shuffled_labels.{number}", _vote(data, features, rng.permutation(data.malignant[data.train]))
+
+
+def imagenet_features(data: ControlData) -> Embeddings:
+    """Return the features of the bundled ImageNet backbone as it is, unit length, float32 `(N, 1280)`."""
+    encoder = build_encoder(BUNDLED_ENCODER, "imagenet", FEATURES, IMAGE_PX)
+    torch.nn.init.eye_(encoder.head.weight)  # the layer to the embedding space changes nothing
+    torch.nn.init.zeros_(encoder.head.bias)
+    return _embed(encoder, data)
+
+
+def _embed(encoder: SiameseEncoder, data: ControlData) -> Embeddings:
+    return embed(encoder.to(pick_device()), data.batches())
+
+
+def _mean_colours(batches: Iterable[npt.NDArray[np.uint8]]) -> Floats:
+    return np.concatenate([batch.mean(axis=(1, 2)) for batch in batches])
+
+
+def _regress(data: ControlData, features: npt.NDArray[np.floating], c: float = np.inf) -> Floats:
+    """Score the test images by a logistic regression on standardised `features` `(N, F)` of the training images."""
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=c, class_weight="balanced", max_iter=5000))
+    model.fit(features[data.train].astype(np.float64), data.malignant[data.train])
+    return np.asarray(model.decision_function(features[data.test].astype(np.float64)), np.float64)
+
+
+def _metadata_scores(data: ControlData) -> Floats:
+    """Score the test images by a logistic regression on age, sex and body site; what is missing is a value too."""
+    table = data.index.assign(age=pd.to_numeric(data.index["age_approx"].replace("", np.nan)))
+    columns = make_column_transformer(
+        (OneHotEncoder(handle_unknown="ignore"), ["sex", "anatom_site_general_challenge"]),
+        (make_pipeline(SimpleImputer(add_indicator=True, keep_empty_features=True), StandardScaler()), ["age"]),
+    )
+    model = make_pipeline(columns, LogisticRegression(class_weight="balanced", max_iter=5000))
+    model.fit(table.iloc[data.train], data.malignant[data.train])
+    return np.asarray(model.decision_function(table.iloc[data.test]), np.float64)
+
+
+def _vote(data: ControlData, embeddings: Embeddings, labels: Bools) -> Floats:
+    return reference_scores(embeddings[data.test], embeddings[data.train], labels)
+
+
+def _area(scores: Floats, malignant: Bools, weights: Floats) -> dict[str, Floats]:
+    return {"roc_auc": metrics.roc_auc(metrics.sweep(scores, malignant, weights))}
+
+
+def control_figures(
+    scores: Iterable[tuple[str, Floats]], malignant: Bools, resamples: Resamples, confidence: float
+) -> dict[str, object]:
+    """Return the ROC AUC of each control with its interval; of the shuffles their mean, and how far they spread."""
+    figures: dict[str, object] = {}
+    shuffled = []
+    for name, values in scores:
+        area = float(sk.roc_auc_score(malignant, values))
+        if name.startswith("shuffled_labels."):
+            shuffled.append(area)
+            continue
+        spread = resample_images(partial(_area, values, malignant), resamples)
+        figures[name] = {"roc_auc": figure(area, spread["roc_auc"], confidence)}
+    figures["shuffled_labels"] = {"roc_auc": figure(float(np.mean(shuffled)), np.array(shuffled), confidence)}
+    return figures | {"all_benign": {"accuracy": {"value": float(1 - malignant.mean())}}}

@@ -1,0 +1,92 @@
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from isic_siamese import controls
+from isic_siamese.bootstrap import draw_resamples
+from isic_siamese.controls import ControlData, control_figures, imagenet_features
+from isic_siamese.encoder import build_encoder
+from stages import controls as stage
+from tests.test_answers_end_to_end import make_project
+
+N = 60
+MALIGNANT = np.arange(N) % 3 == 0
+
+
+def data_of(images: np.ndarray, **columns: object) -> ControlData:
+    silent = {"sex": "", "age_approx": "", "anatom_site_general_challenge": ""}
+    index = pd.DataFrame({"target": MALIGNANT.astype(int), **silent, **columns})
+
+    def batches() -> Iterator[np.ndarray]:
+        yield from np.array_split(images, 2)
+
+    return ControlData(index, np.arange(40), np.arange(40, N), batches)
+
+
+def grey(px: int = 32) -> np.ndarray:
+    return np.random.default_rng(0).integers(100, 110, (N, px, px, 3), dtype=np.uint8)
+
+
+def test_colour_alone_finds_melanomas_that_are_redder() -> None:
+    images = grey()
+    images[MALIGNANT, :, :, 0] += 20
+    scores = dict(controls.control_scores(data_of(images), seed=0))
+    assert roc_auc_score(MALIGNANT[40:], scores["mean_colour"]) == 1
+    assert len(scores) == 4 + controls.SHUFFLES
+
+
+def test_metadata_alone_finds_melanomas_of_the_old_even_where_some_ages_are_missing() -> None:
+    ages = np.where(MALIGNANT, "70", "40").astype(object)
+    ages[::7] = ""
+    data = data_of(grey(), age_approx=ages, sex=np.where(np.arange(N) % 2, "male", "female"))
+    known = ages[40:] != ""
+    assert roc_auc_score(MALIGNANT[40:][known], controls._metadata_scores(data)[known]) == 1
+
+
+def test_metadata_that_is_silent_has_no_skill() -> None:
+    assert np.ptp(controls._metadata_scores(data_of(grey()))) == 0
+
+
+def test_imagenet_features_are_those_of_the_backbone_at_unit_length() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (N, 64, 64, 3), dtype=np.uint8)
+    features = imagenet_features(data_of(images))
+    encoder = build_encoder("tf_efficientnet_lite0", "imagenet", 4, 32).eval()
+    with torch.inference_mode():
+        pixels = torch.from_numpy(images[:3]).permute(0, 3, 1, 2).float() * encoder.scale - encoder.offset
+        expected = encoder.backbone(pixels)
+    assert expected.norm(dim=1).min() > 0
+    expected = expected / expected.norm(dim=1, keepdim=True)
+    np.testing.assert_allclose(features[:3], expected.numpy(), atol=1e-5)
+
+
+def test_each_control_has_an_interval_and_the_shuffles_their_mean() -> None:
+    rng = np.random.default_rng(0)
+    malignant = MALIGNANT[40:]
+    resamples = draw_resamples(pd.Series(np.arange(20)), malignant, 200, rng)
+    scores = rng.normal(size=20) + malignant
+    shuffles = [(f"shuffled_labels.{number}", rng.normal(size=20)) for number in range(5)]
+    content = control_figures([("mean_colour", scores), *shuffles], malignant, resamples, 0.95)
+    colour, shuffled = content["mean_colour"], content["shuffled_labels"]
+    assert colour["roc_auc"]["low"] < roc_auc_score(malignant, scores) < colour["roc_auc"]["high"]  # type: ignore[index]
+    mean = np.mean([roc_auc_score(malignant, values) for _, values in shuffles])
+    assert shuffled["roc_auc"]["value"] == pytest.approx(mean)  # type: ignore[index]
+    assert content["all_benign"] == {"accuracy": {"value": pytest.approx(14 / 20)}}
+
+
+def test_the_stage_writes_every_control_and_the_same_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    stage.main()
+    written = Path("metrics/controls.json").read_bytes()
+    stage.main()
+    assert Path("metrics/controls.json").read_bytes() == written
+    content = json.loads(written)
+    names = ["mean_colour", "metadata", "untrained_encoder", "imagenet_features", "shuffled_labels", "all_benign"]
+    assert list(content) == names
+    assert content["mean_colour"]["roc_auc"]["value"] > 0.8  # the drawn melanomas are darker
