@@ -1,0 +1,194 @@
+"""Write `docs/model-card.md` from the metrics, so that it cannot drift: `python -m isic_siamese.model_card`."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from isic_siamese.errors import DataError, run_command
+from isic_siamese.files import replacing
+from isic_siamese.params import Params
+
+METRICS = Path("metrics")
+CARD = Path("docs/model-card.md")
+SOURCES = ("split", "evaluate", "controls")
+
+Numbers = Mapping[str, Any]
+
+FIGURES = {
+    "roc_auc": "ROC AUC",
+    "average_precision": "Average precision",
+    "partial_auc": "Partial AUC above 80 % sensitivity (ISIC 2024's, 0 to 0.2)",
+    "balanced_accuracy": "Balanced accuracy",
+    "accuracy_equal_classes": "Accuracy on as many benign images as melanomas",
+    "accuracy": "Accuracy",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "ppv": "Positive predictive value",
+    "npv": "Negative predictive value",
+    "f1": "F1",
+    "brier": "Brier score",
+    "brier_uncalibrated": "Brier score before calibration",
+    "calibration_error": "Calibration error",
+    "calibration_error_uncalibrated": "Calibration error before calibration",
+    "pair_verification_auc": "AUC of telling same pairs from different ones",
+    "recall_at_1": "Recall@1, mean of both classes",
+    "recall_at_5": "Recall@5, mean of both classes",
+}
+STUDIES = {
+    "haenssle_2018": "Haenssle 2018 (86.6 / 71.3 %)",
+    "brinker_2019": "Brinker 2019 (74.1 / 60.0 %)",
+    "haenssle_2020": "Haenssle 2020 (89.0 / 80.7 %)",
+    "phillips_2019": "Phillips 2019 (87.5 / 81.4 %)",
+}
+CONTROLS = {
+    "mean_colour": "Mean colour only, logistic regression",
+    "metadata": "Age, sex and body site only, logistic regression",
+    "untrained_encoder": "The encoder with random weights",
+    "imagenet_features": "Frozen ImageNet features, logistic regression",
+    "shuffled_labels": "Shuffled labels, mean and spread of 20 (0.5 is right)",
+}
+
+USE = """\
+## Intended use
+
+Research and teaching: metric learning on dermoscopic images, and reproducible pipelines. The model scores one
+dermoscopic image of one skin lesion, and shows the known lesions that it is most like. **It is not a diagnostic
+device.** It must not decide, alone or as a second opinion, whether a lesion is looked at, cut out or left. Photographs
+by telephone, other skin diseases, images of more than one lesion, and populations unlike those of the data are outside
+what it was made for.
+"""
+
+LIMITS = """\
+## Limits
+
+- ISIC 2020 has no column for skin tone, and its patients are mostly light-skinned: how the model does on dark skin is
+  unknown. Nor does it name the clinic or camera of an image, so figures by source cannot be given.
+- Most benign lesions were labelled without histology, melanomas with it. A label may be wrong.
+- An image is seen at a small size (`shards.image_px`): fine structures that dermatologists use are lost.
+- No patient, lesion or near-identical picture is in two splits: a run with such a leak fails. A picture cropped by more
+  than a few per cent would not be recognised.
+- Intervals are over the patients of one test split and of one training run. They hold neither the luck of training nor
+  the difference to another clinic, so the figures of a new population can lie outside them.
+- The probability is calibrated for the share of melanomas in the validation split. Where melanoma is rarer or more
+  frequent it is off, and the threshold with it.
+"""
+
+
+def compose_card(release: str, numbers: Numbers) -> str:
+    """Return the card as Markdown.
+
+    Args:
+        release: `release` of `params.yaml`.
+        numbers: the content of `metrics/<name>.json` by each name of `SOURCES`.
+    """
+    return "\n".join([*_head(release), USE, *_data(numbers["split"]), *_figures(numbers), LIMITS.rstrip(), ""])
+
+
+def _head(release: str) -> Iterator[str]:
+    yield "# Model card"
+    yield ""
+    yield "Written by `python -m isic_siamese.model_card` from `metrics/`. Do not edit it: change the text there."
+    yield ""
+    yield "- **Model**: a Siamese network: one encoder for both images of a pair, contrastive loss over balanced pairs,"
+    yield "  unit-length embeddings. An image is compared with the embeddings of the training images; calibration and"
+    yield "  threshold come from validation. The encoder and every other number: `params.yaml`."
+    yield f"- **Release**: `{release}`" + (
+        ", drawn images: these figures say nothing of skin" if release == "demo" else ""
+    )
+    yield "- **Licence**: code MIT. ISIC 2020 images are CC-BY-NC 4.0 (doi 10.34970/2020-ds01): no commercial use."
+    yield ""
+
+
+def _data(split: Numbers) -> Iterator[str]:
+    yield "## Data"
+    yield ""
+    yield "Split by patient; official duplicates removed."
+    yield ""
+    yield "| split | patients | images | melanomas |"
+    yield "|---|---|---|---|"
+    for name, counts in split.items():
+        share = f"{counts['melanomas']:,} ({counts['melanoma_fraction']:.1%})"
+        yield f"| {name} | {counts['patients']:,} | {counts['images']:,} | {share} |"
+    yield ""
+
+
+def _figures(numbers: Numbers) -> Iterator[str]:
+    evaluation = numbers["evaluate"]
+    yield "## Figures"
+    yield ""
+    yield "Test split, read once; in brackets the interval of a bootstrap over patients."
+    yield ""
+    yield f"**Goal of 80 % accuracy**: {evaluation['goal']}."
+    yield ""
+    yield from _table("figure", {title: evaluation.get(name) for name, title in FIGURES.items()})
+    yield "Beside dermatologists in reader studies (their sensitivity / specificity):"
+    yield ""
+    yield "| study | our specificity at their sensitivity | our sensitivity at their specificity |"
+    yield "|---|---|---|"
+    for study, title in STUDIES.items():
+        ours = evaluation["at_dermatologists"][study]
+        yield f"| {title} | {_cell(ours['specificity'])} | {_cell(ours['sensitivity'])} |"
+    yield ""
+    yield "Controls on the same splits, ROC AUC:"
+    yield ""
+    controls = numbers["controls"]
+    rows = {title: controls[name]["roc_auc"] for name, title in CONTROLS.items()}
+    yield from _table("control", {"**This model**": evaluation["roc_auc"], **rows})
+    yield f"Calling every lesion benign has an accuracy of {controls['all_benign']['accuracy']['value']:.3f}."
+    yield ""
+    yield from _groups(evaluation["groups"])
+
+
+def _groups(groups: Numbers) -> Iterator[str]:
+    yield "By group; no figure where fewer than 10 images of a class:"
+    yield ""
+    yield "| group | images | melanomas | ROC AUC | sensitivity | specificity |"
+    yield "|---|---|---|---|---|---|"
+    for kind, members in groups.items():
+        for name, figures in members.items():
+            cells = [_cell(figures.get(figure)) for figure in ("roc_auc", "sensitivity", "specificity")]
+            title = f"{kind}: {name.replace('_', ' ')}"
+            yield f"| {title} | {figures['images']} | {figures['melanomas']} | {' | '.join(cells)} |"
+    yield ""
+
+
+def _table(head: str, rows: Mapping[str, Numbers | None]) -> Iterator[str]:
+    yield f"| {head} | value |"
+    yield "|---|---|"
+    yield from (f"| {title} | {_cell(figure)} |" for title, figure in rows.items())
+    yield ""
+
+
+def _cell(figure: Numbers | None) -> str:
+    if figure is None:
+        return "-"
+    ends = f" ({figure['low']:.3f} to {figure['high']:.3f})" if "low" in figure else ""
+    return f"{figure['value']:.3f}{ends}"
+
+
+def card_from_files() -> str:
+    """Compose the card from `params.yaml` and `metrics/`.
+
+    Raises:
+        DataError: a metrics file is absent or older than this code.
+    """
+    params = Params()
+    try:
+        numbers = {name: json.loads((METRICS / f"{name}.json").read_text(encoding="utf-8")) for name in SOURCES}
+        return compose_card(params.common.release, numbers)
+    except FileNotFoundError as error:
+        raise DataError(f"{error.filename}: no such file; run 'dvc repro'") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{METRICS}: not the metrics of this version: {error}; run 'dvc repro'") from None
+
+
+def main() -> None:
+    """Write the card."""
+    card = card_from_files()
+    with replacing(CARD) as temporary:
+        temporary.write_text(card, encoding="utf-8", newline="\n")
+
+
+if __name__ == "__main__":
+    run_command(main)

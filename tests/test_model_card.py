@@ -1,0 +1,72 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from isic_siamese import model_card
+from isic_siamese.errors import DataError
+from isic_siamese.model_card import SOURCES, card_from_files, compose_card
+
+ROOT = Path(__file__).parents[1]
+FIGURE = {"value": 0.873, "low": 0.8, "high": 0.95}
+
+
+def some_numbers() -> model_card.Numbers:
+    both = {"specificity": FIGURE, "sensitivity": FIGURE}
+    group = {"images": 40, "melanomas": 3}
+    counts = {"patients": 1412, "images": 23000, "melanomas": 400, "melanoma_fraction": 0.0174}
+    return {
+        "split": {"train": counts},
+        "evaluate": {
+            "goal": "balanced accuracy 0.830 (0.790 to 0.870): the lower end does not reach 0.80",
+            "roc_auc": FIGURE,
+            "ppv": {"value": 0.1},
+            "at_dermatologists": dict.fromkeys(model_card.STUDIES, both),
+            "groups": {"site": {"head_neck": group, "torso": {**group, "roc_auc": FIGURE}}},
+        },
+        "controls": {
+            **{name: {"roc_auc": {"value": 0.5}} for name in model_card.CONTROLS},
+            "all_benign": {"accuracy": {"value": 0.9824}},
+        },
+    }
+
+
+def test_the_card_holds_the_figures_with_their_intervals() -> None:
+    lines = compose_card("isic2020", some_numbers()).splitlines()
+    assert "| ROC AUC | 0.873 (0.800 to 0.950) |" in lines
+    assert "| Positive predictive value | 0.100 |" in lines
+    assert "| F1 | - |" in lines  # it does not exist, and is not left out silently
+    assert "| train | 1,412 | 23,000 | 400 (1.7%) |" in lines
+    assert "| site: head neck | 40 | 3 | - | - | - |" in lines
+    assert any("does not reach 0.80" in line for line in lines)
+    assert "not a diagnostic device" in " ".join(lines)
+    assert not any("drawn images" in line for line in lines)
+
+
+def test_the_card_of_the_demo_says_that_it_is_of_no_skin() -> None:
+    assert "these figures say nothing of skin" in compose_card("demo", some_numbers())
+
+
+def test_metrics_that_are_absent_say_what_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    with pytest.raises(DataError, match=r"metrics/split\.json: no such file; run 'dvc repro'"):
+        card_from_files()
+
+
+def test_metrics_of_another_version_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    (tmp_path / "metrics").mkdir()
+    for name in SOURCES:
+        (tmp_path / f"metrics/{name}.json").write_text(json.dumps({}))
+    with pytest.raises(DataError, match="not the metrics of this version"):
+        card_from_files()
+
+
+@pytest.mark.skipif(
+    not all((ROOT / f"metrics/{name}.json").exists() for name in SOURCES), reason="needs the metrics of 'dvc repro'"
+)
+def test_the_committed_card_is_that_of_the_committed_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert model_card.CARD.read_text(encoding="utf-8") == card_from_files(), "run 'python -m isic_siamese.model_card'"
