@@ -1,0 +1,145 @@
+"""Compare two runs on the same test images: `python -m isic_siamese.comparison one/test.csv other/test.csv`."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.stats import norm, rankdata
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+
+from isic_siamese import metrics
+from isic_siamese.bootstrap import draw_resamples, figure, resample_images
+from isic_siamese.errors import DataError, run_command
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+RESAMPLES, CONFIDENCE, SEED = 10_000, 0.95, 0
+
+
+@dataclass(frozen=True)
+class DeLong:
+    """The test of DeLong et al. (1988) for two areas under correlated ROC curves.
+
+    Attributes:
+        areas: the ROC AUC of both.
+        error: standard error of their difference.
+        p: two-sided, under equal areas.
+    """
+
+    areas: tuple[float, float]
+    error: float
+    p: float
+
+
+def delong(malignant: Bools, one: Floats, other: Floats) -> DeLong:
+    """Test whether two scores `(N,)` of the same images have the same ROC AUC.
+
+    By the mid-ranks of Sun and Xu (2014), in O(N log N). It takes the images to be independent, which those of one
+    patient are not: `paired_bootstrap` is the stricter answer.
+
+    Raises:
+        ValueError: a class has fewer than two images.
+    """
+    m, n = int(malignant.sum()), int((~malignant).sum())
+    if min(m, n) < 2:
+        raise ValueError(f"wanted at least two images of each class, got {m} melanoma and {n} benign")
+    shares = [_placements(malignant, scores) for scores in (one, other)]
+    of_melanoma = np.cov([melanoma for melanoma, _ in shares])
+    of_benign = np.cov([benign for _, benign in shares])
+    covariance = of_melanoma / m + of_benign / n
+    first, second = (float(melanoma.mean()) for melanoma, _ in shares)
+    error = float(np.sqrt(max(0.0, covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])))
+    p = 2 * float(norm.sf(abs(first - second) / error)) if error > 0 else float(first == second)
+    return DeLong((first, second), error, p)
+
+
+def _placements(malignant: Bools, scores: Floats) -> tuple[Floats, Floats]:
+    """Return the share of benign images below each melanoma `(m,)`, and of melanomas above each benign one `(n,)`."""
+    ranks = rankdata(scores)
+    m, n = malignant.sum(), (~malignant).sum()
+    melanoma = (ranks[malignant] - rankdata(scores[malignant])) / n
+    benign = 1 - (ranks[~malignant] - rankdata(scores[~malignant])) / m
+    return np.asarray(melanoma, np.float64), np.asarray(benign, np.float64)
+
+
+def paired_bootstrap(
+    table: pd.DataFrame, n_resamples: int, confidence: float, rng: np.random.Generator
+) -> dict[str, dict[str, float]]:
+    """Return what the second run gains over the first, with the interval of a bootstrap over patients.
+
+    Args:
+        table: `patient_id, target`, and for both runs `score_1, score_2, decision_1, decision_2`.
+        n_resamples: of the patients, the same for both runs.
+        confidence: of the interval.
+        rng: of the draw.
+    """
+    malignant = np.asarray(table["target"] == 1)
+    scores = [table[f"score_{run}"].to_numpy(np.float64) for run in (1, 2)]
+    decisions = [np.asarray(table[f"decision_{run}"] == 1) for run in (1, 2)]
+
+    def gains(weights: Floats) -> dict[str, Floats]:
+        areas = [metrics.roc_auc(metrics.sweep(values, malignant, weights)) for values in scores]
+        rates = [metrics.decision_figures(flagged, malignant, weights)["balanced_accuracy"] for flagged in decisions]
+        return {"roc_auc": areas[1] - areas[0], "balanced_accuracy": rates[1] - rates[0]}
+
+    areas = [roc_auc_score(malignant, values) for values in scores]
+    rates = [balanced_accuracy_score(malignant, flagged) for flagged in decisions]
+    values = {"roc_auc": areas[1] - areas[0], "balanced_accuracy": rates[1] - rates[0]}
+    spread = resample_images(gains, draw_resamples(table["patient_id"], malignant, n_resamples, rng))
+    return {name: figure(value, spread[name], confidence) for name, value in values.items()}
+
+
+def join_runs(one: Path, other: Path) -> pd.DataFrame:
+    """Read the `test.csv` of two runs and join them by image.
+
+    Raises:
+        DataError: a file is absent, is no `test.csv`, or they are of different test splits.
+    """
+    tables = [_read_answers(path) for path in (one, other)]
+    names = [set(table["image_name"]) for table in tables]
+    if names[0] != names[1]:
+        alone = len(names[0] ^ names[1])
+        raise DataError(f"{one}, {other}: {alone} images are in one only; compare runs of the same seed and split")
+    answers = ["image_name", "score", "decision"]
+    return tables[0].merge(tables[1][answers], on="image_name", suffixes=("_1", "_2"), validate="one_to_one")
+
+
+def _read_answers(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path)[["image_name", "patient_id", "target", "score", "decision"]]
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; give data/evaluation/test.csv of each run") from None
+    except (ValueError, KeyError) as error:
+        raise DataError(f"{path}: not the test.csv of an evaluation: {error}") from None
+
+
+def compare(one: Path, other: Path) -> dict[str, object]:
+    """Return the gain of the second run over the first, and DeLong's p."""
+    table = join_runs(one, other)
+    gain = paired_bootstrap(table, RESAMPLES, CONFIDENCE, np.random.default_rng(SEED))
+    test = delong(np.asarray(table["target"] == 1), table["score_1"].to_numpy(), table["score_2"].to_numpy())
+    return {"gain": gain, "delong": {"roc_auc": test.areas, "standard_error": test.error, "p": test.p}}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the comparison as JSON."""
+    parser = argparse.ArgumentParser("isic_siamese.comparison", description="Compare two runs on the same test images.")
+    parser.add_argument("one", type=Path, help="data/evaluation/test.csv of the first run")
+    parser.add_argument("other", type=Path, help="of the second")
+    parsed = parser.parse_args(arguments)
+    run_command(lambda: _print(compare(parsed.one, parsed.other)))
+
+
+def _print(content: dict[str, object]) -> None:
+    sys.stdout.write(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

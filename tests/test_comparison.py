@@ -1,0 +1,118 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from isic_siamese import comparison
+from isic_siamese.comparison import delong, join_runs, paired_bootstrap
+from isic_siamese.errors import DataError
+
+
+def slow_delong(malignant: np.ndarray, one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
+    """Standard error of the difference and the difference itself, by comparing each melanoma with each benign image."""
+    kernels = []
+    for scores in (one, other):
+        gap = scores[malignant][:, None] - scores[~malignant][None]
+        kernels.append((gap > 0) + 0.5 * (gap == 0))
+    difference = kernels[1] - kernels[0]
+    m, n = difference.shape
+    variance = difference.mean(axis=1).var(ddof=1) / m + difference.mean(axis=0).var(ddof=1) / n
+    return float(np.sqrt(variance)), float(difference.mean())
+
+
+@settings(derandomize=True, deadline=None, max_examples=50)
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 8), st.integers(0, 8)), min_size=4, max_size=40))
+def test_delong_equals_its_definition_however_scores_tie(cases: list[tuple[bool, int, int]]) -> None:
+    malignant = np.array([case[0] for case in cases])
+    one, other = (np.array([case[side] for case in cases], float) for side in (1, 2))
+    if min(malignant.sum(), (~malignant).sum()) < 2:
+        return
+    test = delong(malignant, one, other)
+    error, difference = slow_delong(malignant, one, other)
+    assert test.error == pytest.approx(error, abs=1e-9)
+    assert test.areas == pytest.approx((roc_auc_score(malignant, one), roc_auc_score(malignant, other)))
+    assert test.areas[1] - test.areas[0] == pytest.approx(difference)
+
+
+def test_delong_of_equal_scores_sees_no_difference() -> None:
+    malignant = np.arange(10) < 4
+    scores = np.linspace(0, 1, 10)
+    assert delong(malignant, scores, scores).p == 1
+
+
+def test_delong_rejects_a_true_hypothesis_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    malignant = np.arange(200) < 60
+    scores = malignant + rng.normal(size=(400, 2, 200))
+    p = np.array([delong(malignant, one, other).p for one, other in scores])
+    assert 0.02 < (p < 0.05).mean() < 0.09
+
+
+def test_delong_needs_two_images_of_each_class() -> None:
+    with pytest.raises(ValueError, match="got 1 melanoma and 3 benign"):
+        delong(np.arange(4) < 1, np.zeros(4), np.zeros(4))
+
+
+def runs(gain: float) -> pd.DataFrame:
+    rng = np.random.default_rng(1)
+    target = (np.arange(300) % 3 == 0).astype(int)
+    table = pd.DataFrame({"patient_id": [f"IP_{number // 2}" for number in range(300)], "target": target})
+    noise = rng.normal(size=300)
+    for run, skill in ((1, 1.0), (2, 1.0 + gain)):
+        table[f"score_{run}"] = skill * target + noise
+        table[f"decision_{run}"] = (table[f"score_{run}"] > 0.5).astype(int)
+    return table
+
+
+def test_a_real_gain_has_an_interval_above_zero() -> None:
+    gain = paired_bootstrap(runs(1.0), 300, 0.95, np.random.default_rng(0))
+    for name in ("roc_auc", "balanced_accuracy"):
+        assert 0 < gain[name]["low"] < gain[name]["value"] < gain[name]["high"]
+
+
+def test_a_run_gains_nothing_over_itself() -> None:
+    gain = paired_bootstrap(runs(0.0), 300, 0.95, np.random.default_rng(0))
+    assert gain["roc_auc"] == {"value": 0, "low": 0, "high": 0}
+
+
+def write_answers(path: Path, table: pd.DataFrame, run: int) -> Path:
+    names = [f"ISIC_{number}" for number in range(len(table))]
+    answers = table[["patient_id", "target"]].assign(
+        image_name=names, score=table[f"score_{run}"], decision=table[f"decision_{run}"]
+    )
+    answers.sample(frac=1, random_state=run).to_csv(path, index=False)
+    return path
+
+
+def test_the_command_compares_two_runs_image_by_image(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparison, "RESAMPLES", 200)
+    table = runs(1.0)
+    one, other = (write_answers(tmp_path / f"{run}.csv", table, run) for run in (1, 2))
+    comparison.main([str(one), str(other)])
+    content = json.loads(capsys.readouterr().out)
+    areas = [roc_auc_score(table["target"], table[f"score_{run}"]) for run in (1, 2)]
+    assert content["delong"]["roc_auc"] == pytest.approx(areas)
+    assert content["gain"]["roc_auc"]["value"] == pytest.approx(areas[1] - areas[0])
+    assert content["delong"]["p"] < 0.001
+
+
+def test_runs_of_different_splits_are_not_compared(tmp_path: Path) -> None:
+    table = runs(1.0)
+    one, other = write_answers(tmp_path / "1.csv", table, 1), write_answers(tmp_path / "2.csv", table[:290], 2)
+    with pytest.raises(DataError, match="10 images are in one only; compare runs of the same seed and split"):
+        join_runs(one, other)
+
+
+def test_a_file_that_is_no_evaluation_is_named(tmp_path: Path) -> None:
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match=r"other\.csv: not the test\.csv"):
+        join_runs(tmp_path / "other.csv", tmp_path / "other.csv")
+    with pytest.raises(DataError, match=r"missing\.csv: no such file"):
+        join_runs(tmp_path / "missing.csv", tmp_path / "other.csv")
