@@ -9,7 +9,9 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src/isic_siamese"
-STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
+MAIN = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
+ON_DEMAND = YAML(typ="safe").load((ROOT / "stages/dvc.yaml").read_text())["stages"]
+STAGES = MAIN | ON_DEMAND
 
 
 def modules_imported(path: Path) -> set[Path]:

@@ -10,7 +10,7 @@ from ruamel.yaml.error import YAMLError
 from isic_siamese.errors import ParamsError
 
 PATH = Path("params.yaml")
-SECTIONS = ("demo", "shards", "split", "pairs", "augment", "train", "evaluate")
+SECTIONS = ("demo", "shards", "split", "pairs", "augment", "train", "evaluate", "crossvalidate")
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]

@@ -1,0 +1,144 @@
+"""Cross-validation over patients: every image is answered by a network that saw no image of its patient."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from pydantic import Field
+
+from isic_siamese import metrics
+from isic_siamese.augment import AugmentParams
+from isic_siamese.bootstrap import draw_resamples, figure, resample_images
+from isic_siamese.classifier import fit_classifier, reference_scores
+from isic_siamese.encoder import EMBED_BATCH, embed
+from isic_siamese.evaluation import EvaluateParams
+from isic_siamese.files import write_csv
+from isic_siamese.pairs import PairsParams, draw_pairs
+from isic_siamese.params import Count, Section
+from isic_siamese.shards import Shards
+from isic_siamese.splits import rows_of, split_patients
+from isic_siamese.trainer import Trainer, TrainingData, TrainParams
+from isic_siamese.training import train
+
+log = logging.getLogger(__name__)
+
+IntArray = npt.NDArray[np.int64]
+ANSWERS = ["row", "score", "probability", "decision"]
+
+
+class CrossvalidateParams(Section):
+    """The section `crossvalidate` of `params.yaml`."""
+
+    folds: Annotated[int, Field(ge=3)]  # one for test, one for validation, the rest to train on
+    repeats: Count
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that one training and its evaluation depend on, beside the images and the seed."""
+
+    pairs: PairsParams
+    train: TrainParams
+    augment: AugmentParams
+    evaluate: EvaluateParams
+    margin: float
+
+
+def fold_patients(index: pd.DataFrame, folds: int, rng: np.random.Generator) -> list[IntArray]:
+    """Divide the images into `folds` of equal shares, no patient in two; return the rows of each."""
+    names = [str(number) for number in range(folds)]
+    splits = split_patients(index, dict.fromkeys(names, 1 / folds), rng)
+    return [rows_of(index, splits, name) for name in names]
+
+
+def cross_validate(
+    shards: Shards, index: pd.DataFrame, recipe: Recipe, params: CrossvalidateParams, seed: int
+) -> pd.DataFrame:
+    """Train once a fold and repeat, and answer for the fold that was held out.
+
+    Each fold is the test split once; the next one is then the validation split, for the best epoch, the calibration and
+    the threshold. Each repeat divides the patients anew. A fold that is done is kept in `data/checkpoints`, so that
+    a run that was stopped goes on with the next.
+
+    Returns:
+        `repeat, fold, row, image_name, patient_id, target, score, probability, decision`, each image once a repeat.
+    """
+    parts = []
+    for repeat in range(params.repeats):
+        rng = np.random.default_rng([seed, repeat])
+        rows = fold_patients(index, params.folds, rng)
+        for fold in range(params.folds):
+            order = [rows[(fold + step) % params.folds] for step in range(params.folds)]
+            log.info("repeat %d of %d, fold %d of %d", repeat + 1, params.repeats, fold + 1, params.folds)
+            answers = _answer_fold(shards, index, recipe, order, int(rng.integers(2**32)))
+            answers.insert(0, "fold", fold + 1)
+            answers.insert(0, "repeat", repeat + 1)
+            parts.append(answers)
+    answers = pd.concat(parts, ignore_index=True)
+    return answers.merge(index[["row", "image_name", "patient_id", "target"]], on="row")
+
+
+def _answer_fold(shards: Shards, index: pd.DataFrame, recipe: Recipe, order: list[IntArray], seed: int) -> pd.DataFrame:
+    """Train on all but the first two of `order`, choose on the second, and answer for the first."""
+    test, val, rest = order[0], order[1], np.sort(np.concatenate(order[2:]))
+    malignant = index["target"].to_numpy() == 1
+    pairs = draw_pairs(rest, malignant[rest], recipe.pairs, np.random.default_rng(seed), oversample=True)
+    data = TrainingData(shards, malignant, rest, val, pairs, recipe.pairs.pairs_per_block)
+    trainer = Trainer(data, recipe.train, recipe.augment, recipe.margin, seed)
+    done = Path("data/checkpoints/crossvalidate") / f"{trainer.key()}-{recipe.evaluate.temperature}.csv"
+    if done.exists():
+        return pd.read_csv(done)
+    encoder = train(trainer, done.with_suffix(""), lambda _: None).encoder
+
+    references, of_val, of_test = (embed(encoder, shards.batches(rows, EMBED_BATCH)) for rows in (rest, val, test))
+    temperature = recipe.evaluate.temperature
+    val_scores = reference_scores(of_val, references, malignant[rest], temperature)
+    classifier = fit_classifier(val_scores, malignant[val], temperature, recipe.evaluate.neighbours)
+    scores = reference_scores(of_test, references, malignant[rest], temperature)
+    probabilities = classifier.probabilities(scores)
+    decisions = classifier.decide(probabilities).astype(np.int64)
+    answers = pd.DataFrame(dict(zip(ANSWERS, (test, scores, probabilities, decisions), strict=True)))
+    write_csv(done, answers)
+    return answers
+
+
+def pooled_figures(answers: pd.DataFrame, params: EvaluateParams, seed: int) -> dict[str, object]:
+    """Return the figures of the pooled answers: the mean of the repeats, with an interval over patients.
+
+    The answers of all folds are pooled by their calibrated probability. A resample draws patients once for all repeats,
+    so that the interval is that of the mean, and does not pretend that repeats are new patients.
+    """
+    first = answers[answers["repeat"] == 1].sort_values("row")
+    malignant = first["target"].to_numpy() == 1
+    rng = np.random.default_rng(seed)
+    resamples = draw_resamples(first["patient_id"], malignant, params.resamples, rng)
+    repeats = [part.sort_values("row") for _, part in answers.groupby("repeat")]
+
+    def measure(weights: metrics.Floats) -> dict[str, metrics.Floats]:
+        each = [_figures(part, malignant, weights) for part in repeats]
+        return {name: np.mean([values[name] for values in each], axis=0) for name in each[0]}
+
+    once = measure(np.ones((1, len(malignant))))
+    spread = resample_images(measure, resamples)
+    content: dict[str, object] = {name: figure(once[name][0], spread[name], params.confidence) for name in once}
+    counts = {"images": len(first), "melanomas": int(malignant.sum()), "patients": first["patient_id"].nunique()}
+    single = [_figures(part, malignant, np.ones((1, len(malignant))))["roc_auc"][0] for part in repeats]
+    by_repeat = {str(number): float(value) for number, value in enumerate(single, start=1)}
+    return {**content, "roc_auc_by_repeat": by_repeat, "counts": counts}
+
+
+def _figures(
+    part: pd.DataFrame, malignant: npt.NDArray[np.bool_], weights: metrics.Floats
+) -> dict[str, metrics.Floats]:
+    curve = metrics.sweep(part["probability"].to_numpy(), malignant, weights)
+    decided = metrics.decision_figures(part["decision"].to_numpy() == 1, malignant, weights)
+    names = ("balanced_accuracy", "sensitivity", "specificity")
+    return {
+        "roc_auc": metrics.roc_auc(curve),
+        "average_precision": metrics.average_precision(curve),
+        **{name: decided[name] for name in names},
+    }

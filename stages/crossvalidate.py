@@ -1,0 +1,38 @@
+"""Cross-validate over patients. No part of `dvc repro`: `dvc repro stages/dvc.yaml` runs it.
+
+Reads: data/shards/train/
+Writes: data/crossvalidation.csv, metrics/crossvalidate.json
+"""
+
+from pathlib import Path
+
+from isic_siamese.augment import AugmentParams
+from isic_siamese.crossvalidation import CrossvalidateParams, Recipe, cross_validate, pooled_figures
+from isic_siamese.errors import run_command
+from isic_siamese.evaluation import EvaluateParams
+from isic_siamese.files import write_csv, write_json
+from isic_siamese.pairs import PairsParams
+from isic_siamese.params import Params
+from isic_siamese.shards import Shards, read_index
+from isic_siamese.trainer import TrainParams
+
+
+def main() -> None:
+    """Run the stage."""
+    params, folder = Params(), Path("data/shards/train")
+    evaluate = params.section("evaluate", EvaluateParams)
+    recipe = Recipe(
+        pairs=params.section("pairs", PairsParams),
+        train=params.section("train", TrainParams),
+        augment=params.section("augment", AugmentParams),
+        evaluate=evaluate,
+        margin=params.common.margin,
+    )
+    folds = params.section("crossvalidate", CrossvalidateParams)
+    answers = cross_validate(Shards(folder), read_index(folder), recipe, folds, params.common.seed)
+    write_csv(Path("data/crossvalidation.csv"), answers)
+    write_json(Path("metrics/crossvalidate.json"), pooled_figures(answers, evaluate, params.common.seed))
+
+
+if __name__ == "__main__":
+    run_command(main)
