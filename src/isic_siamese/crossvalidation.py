@@ -90,20 +90,24 @@ def _answer_fold(shards: Shards, index: pd.DataFrame, recipe: Recipe, order: lis
     data = TrainingData(shards, malignant, rest, val, pairs, recipe.pairs.pairs_per_block)
     trainer = Trainer(data, recipe.train, recipe.augment, recipe.margin, seed)
     done = Path("data/checkpoints/crossvalidate") / f"{trainer.key()}-{recipe.evaluate.temperature}.csv"
-    if done.exists():
-        return pd.read_csv(done)
-    encoder = train(trainer, done.with_suffix(""), lambda _: None).encoder
+    if not done.exists():
+        write_csv(done, _train_and_answer(trainer, test, done.with_suffix(""), recipe.evaluate))
+    return pd.read_csv(done)  # also when new, so that a run that was stopped ends in the same digits
 
-    references, of_val, of_test = (embed(encoder, shards.batches(rows, EMBED_BATCH)) for rows in (rest, val, test))
-    temperature = recipe.evaluate.temperature
-    val_scores = reference_scores(of_val, references, malignant[rest], temperature)
-    classifier = fit_classifier(val_scores, malignant[val], temperature, recipe.evaluate.neighbours)
-    scores = reference_scores(of_test, references, malignant[rest], temperature)
+
+def _train_and_answer(trainer: Trainer, test: IntArray, checkpoints: Path, params: EvaluateParams) -> pd.DataFrame:
+    data = trainer.data
+    encoder = train(trainer, checkpoints, lambda _: None).encoder
+    references, of_val, of_test = (
+        embed(encoder, data.shards.batches(rows, EMBED_BATCH)) for rows in (data.train_rows, data.val_rows, test)
+    )
+    labels = data.malignant[data.train_rows]
+    val_scores = reference_scores(of_val, references, labels, params.temperature)
+    classifier = fit_classifier(val_scores, data.malignant[data.val_rows], params.temperature, params.neighbours)
+    scores = reference_scores(of_test, references, labels, params.temperature)
     probabilities = classifier.probabilities(scores)
-    decisions = classifier.decide(probabilities).astype(np.int64)
-    answers = pd.DataFrame(dict(zip(ANSWERS, (test, scores, probabilities, decisions), strict=True)))
-    write_csv(done, answers)
-    return answers
+    columns = (test, scores, probabilities, classifier.decide(probabilities).astype(np.int64))
+    return pd.DataFrame(dict(zip(ANSWERS, columns, strict=True)))
 
 
 def pooled_figures(answers: pd.DataFrame, params: EvaluateParams, seed: int) -> dict[str, object]:

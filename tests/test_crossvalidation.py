@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from isic_siamese.crossvalidation import CrossvalidateParams, Recipe, cross_validate, fold_patients, pooled_figures
+from isic_siamese.evaluation import EvaluateParams
+from isic_siamese.pairs import PairsParams
+from tests.toy import PARAMS, RECIPE, draw_data
+
+EVALUATE = EvaluateParams(temperature=0.1, neighbours=1, resamples=200, confidence=0.95)
+
+
+def index_of(malignant: np.ndarray, images_per_patient: int = 2) -> pd.DataFrame:
+    rows = np.arange(len(malignant))
+    names = [f"ISIC_{row:07}" for row in rows]
+    patients = [f"IP_{row // images_per_patient:07}" for row in rows]
+    return pd.DataFrame({"row": rows, "image_name": names, "patient_id": patients, "target": malignant.astype(int)})
+
+
+def test_folds_hold_each_image_once_and_share_no_patient() -> None:
+    index = index_of(np.random.default_rng(0).random(200) < 0.3)
+    folds = fold_patients(index, 5, np.random.default_rng(0))
+    assert sorted(np.concatenate(folds)) == index["row"].tolist()
+    patients = [set(index.loc[rows, "patient_id"]) for rows in folds]
+    assert sum(len(one & other) for one in patients for other in patients if one is not other) == 0
+
+
+def test_every_image_is_answered_once_a_repeat_and_a_run_that_was_stopped_keeps_its_folds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = draw_data(tmp_path)
+    index = index_of(data.malignant)
+    recipe = Recipe(
+        PairsParams(views_per_block=16, pairs_per_block=64),
+        PARAMS.model_copy(update={"epochs": 1}),
+        RECIPE,
+        EVALUATE,
+        1.0,
+    )
+    folds = CrossvalidateParams(folds=3, repeats=2)
+    answers = cross_validate(data.shards, index, recipe, folds, seed=0)
+    assert answers.groupby("repeat")["row"].apply(sorted).tolist() == [index["row"].tolist()] * 2
+    assert len(answers[["repeat", "patient_id", "fold"]].drop_duplicates()) == 2 * index["patient_id"].nunique()
+    first, second = (part.sort_values("row")["score"].tolist() for _, part in answers.groupby("repeat"))
+    assert first != second
+    assert len(list(tmp_path.glob("data/checkpoints/crossvalidate/*.csv"))) == 6
+    again = cross_validate(data.shards, index, recipe, folds, seed=0)
+    pd.testing.assert_frame_equal(again, answers, check_exact=True)
+
+
+def test_pooled_figures_are_the_mean_of_the_repeats_and_their_interval_holds_it() -> None:
+    rng = np.random.default_rng(0)
+    malignant = rng.random(300) < 0.3
+    index = index_of(malignant)
+    repeats = []
+    for repeat in (1, 2):
+        probability = np.clip(0.35 + 0.25 * malignant + rng.normal(0, 0.2, 300), 0, 1)
+        repeats.append(
+            index.assign(repeat=repeat, fold=1, probability=probability, decision=(probability > 0.5).astype(int))
+        )
+    figures = pooled_figures(pd.concat(repeats), EVALUATE, seed=0)
+    expected = np.mean([roc_auc_score(malignant, part["probability"]) for part in repeats])
+    auc = figures["roc_auc"]
+    assert isinstance(auc, dict) and auc["value"] == pytest.approx(expected)
+    assert auc["low"] < auc["value"] < auc["high"] and 0.02 < auc["high"] - auc["low"] < 0.15
+    assert figures["counts"] == {"images": 300, "melanomas": int(malignant.sum()), "patients": 150}
