@@ -41,6 +41,15 @@ def test_colour_alone_finds_melanomas_that_are_redder() -> None:
     assert len(scores) == 4 + controls.SHUFFLES
 
 
+def test_shuffled_labels_have_no_skill_where_the_features_have_all() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (N, 64, 64, 3), dtype=np.uint8)
+    images[MALIGNANT] //= 4
+    scores = dict(controls.control_scores(data_of(images), seed=0))
+    areas = [roc_auc_score(MALIGNANT[40:], scores[f"shuffled_labels.{number}"]) for number in range(controls.SHUFFLES)]
+    assert roc_auc_score(MALIGNANT[40:], scores["imagenet_features"]) == 1
+    assert min(areas) < 0.5 < max(areas)
+
+
 def test_metadata_alone_finds_melanomas_of_the_old_even_where_some_ages_are_missing() -> None:
     ages = np.where(MALIGNANT, "70", "40").astype(object)
     ages[::7] = ""

@@ -85,3 +85,16 @@ def test_answers_are_counted() -> None:
     counts = count_answers(some_answers(), PATIENTS)
     assert (counts["images"], counts["patients"], counts["melanomas"]) == (80, 27, 20)
     assert 0 < counts["melanomas_flagged"] <= 20 and 0 < counts["benign_flagged"] < 60
+
+
+def test_pairs_of_one_class_that_lie_nearer_are_verified() -> None:
+    answers = some_answers()
+    embeddings = np.zeros((80, 2), np.float32)
+    embeddings[np.arange(80), answers.malignant.astype(int)] = 1  # each class at a point of its own
+    left, right = np.arange(79), np.arange(1, 80)
+    same = (answers.malignant[left] == answers.malignant[right]).astype(int)
+    pairs = measure_pairs(pd.DataFrame({"left": left, "right": right, "same": same}), embeddings, np.arange(80))
+    rng = np.random.default_rng(0)
+    resamples = draw_resamples(PATIENTS, answers.malignant, 100, rng)
+    figure = evaluate(answers, pairs, resamples, 0.95, rng).figures["pair_verification_auc"]
+    assert figure == {"value": 1.0, "low": 1.0, "high": 1.0}
