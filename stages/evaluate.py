@@ -4,9 +4,11 @@ Reads: data/models/, data/shards/train/, data/splits.csv, data/pairs/test.csv
 Writes: data/evaluation/, metrics/evaluate.json, metrics/plots/
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from tqdm import tqdm
 
@@ -23,7 +25,7 @@ from isic_siamese.evaluation import (
     measure_pairs,
     report,
 )
-from isic_siamese.figures import draw_distances, draw_map, write_curves, write_figure, write_misses
+from isic_siamese.figures import write_curves, write_distances, write_map, write_misses
 from isic_siamese.files import write_csv, write_json
 from isic_siamese.groups import group_figures, image_groups
 from isic_siamese.leaks import check_leaks, thumbnails
@@ -51,12 +53,10 @@ def main() -> None:
     rows = {split: rows_of(index, splits, split) for split in SPLITS}
     pairs = read_pairs(PAIRS_CSV)
 
-    shards, everything = Shards(SHARDS), index["row"].to_numpy()
+    shards = Shards(SHARDS)
     removed = pd.read_csv(SHARDS / "removed.csv", dtype=str)["image_name"]
-    checked = check_leaks(index, rows, removed, thumbnails(shards.batches(everything, EMBED_BATCH)))
-
-    batches = tqdm(shards.batches(everything, EMBED_BATCH), "embed", -(-len(index) // EMBED_BATCH))
-    embeddings = embed(read_model(MODELS), batches)
+    checked = check_leaks(index, rows, removed, thumbnails(_batches(shards, "check for leaks")))
+    embeddings = embed(read_model(MODELS), _batches(shards, "embed"))
     references = pick_references(index, embeddings, rows["train"])
     malignant = index["target"].to_numpy() == 1
     val_scores = reference_scores(
@@ -75,19 +75,20 @@ def main() -> None:
     write_references(EVALUATION, embeddings, references)
     write_classifier(EVALUATION / "classifier.json", classifier)
     write_csv(EVALUATION / "test.csv", answer_table(test, answers, references))
+    # With the answers and not with the plots, which are in git: it shows photographs that have a licence of their own.
+    write_misses(EVALUATION / "misses.png", answers, shards, rows["test"], references)
     for name, table in curve_tables(answers).items():
         write_csv(PLOTS / f"{name}.csv", table)
     write_curves(PLOTS, answers, evaluation)
-    write_figure(
-        PLOTS / "distances.png",
-        lambda figure: draw_distances(figure, measured.distances, measured.same, params.common.margin),
-        height=3.6,
-    )
-    write_figure(PLOTS / "embeddings.png", lambda figure: draw_map(figure, embeddings[rows["test"]], answers.malignant))
-    # With the answers and not with the plots, which are in git: it shows photographs that have a licence of their own.
-    write_misses(EVALUATION / "misses.png", answers, shards, rows["test"], references)
+    write_distances(PLOTS / "distances.png", measured, params.common.margin)
+    write_map(PLOTS / "embeddings.png", embeddings[rows["test"]], answers.malignant)
     counts = {"test": count_answers(answers, test["patient_id"]), "checked_for_leaks": checked}
     write_json(METRICS, report(evaluation, classifier) | {"counts": counts, "groups": groups})
+
+
+def _batches(shards: Shards, task: str) -> Iterator[npt.NDArray[np.uint8]]:
+    batches = shards.batches(np.arange(len(shards)), EMBED_BATCH)
+    yield from tqdm(batches, task, -(-len(shards) // EMBED_BATCH))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from PIL import Image
 
 from isic_siamese import figures
 from isic_siamese.bootstrap import draw_resamples
-from isic_siamese.evaluation import Evaluation, evaluate, measure_pairs
+from isic_siamese.evaluation import Evaluation, MeasuredPairs, evaluate, measure_pairs
 from isic_siamese.figures import write_curves, write_figure, write_misses
 from isic_siamese.measures import Answers
 from isic_siamese.references import References
@@ -109,5 +109,7 @@ def test_the_map_and_the_histograms_count_every_image_and_pair() -> None:
     figures.draw_map(figure, unit(np.random.default_rng(0), 20), malignant)
     assert [len(np.asarray(points.get_offsets())) for points in figure.axes[0].collections] == [15, 5]
     figure = Figure()
-    figures.draw_distances(figure, np.linspace(0, 2, 50), np.arange(50) < 20, margin=1.0)
+    ends = np.zeros(50, np.int64)
+    pairs = MeasuredPairs(ends, ends, np.arange(50) < 20, np.linspace(0, 2, 50))
+    figures.draw_distances(figure, pairs, margin=1.0)
     assert figure.axes[0].get_legend() is not None

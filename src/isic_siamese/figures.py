@@ -14,7 +14,7 @@ from sklearn import metrics as sk
 from sklearn.decomposition import PCA
 
 from isic_siamese import metrics
-from isic_siamese.evaluation import Evaluation
+from isic_siamese.evaluation import Evaluation, MeasuredPairs
 from isic_siamese.files import replacing
 from isic_siamese.measures import DERMATOLOGISTS, GRID, Answers
 from isic_siamese.references import References
@@ -23,6 +23,7 @@ from isic_siamese.shards import Shards
 Floats = npt.NDArray[np.float64]
 Images = npt.NDArray[np.uint8]
 Rows = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 MISSES = 4  # of each kind on the sheet
 
@@ -140,19 +141,19 @@ def draw_confusion(figure: Figure, answers: Answers) -> None:
     axes.tick_params(length=0)
 
 
-def draw_distances(figure: Figure, distances: Floats, same: npt.NDArray[np.bool_], margin: float) -> None:
+def draw_distances(figure: Figure, pairs: MeasuredPairs, margin: float) -> None:
     """Histograms of the distances of the test pairs, same and different."""
     axes = figure.subplots()
     bins = np.linspace(0, 2, 51).tolist()
-    for name, which, colour in (("same class", same, GREEN), ("different class", ~same, VERMILLION)):
-        axes.hist(distances[which], bins, density=True, histtype="stepfilled", color=colour, alpha=0.25)
-        axes.hist(distances[which], bins, density=True, histtype="step", color=colour, linewidth=1.4, label=name)
+    for name, which, colour in (("same class", pairs.same, GREEN), ("different class", ~pairs.same, VERMILLION)):
+        axes.hist(pairs.distances[which], bins, density=True, histtype="stepfilled", color=colour, alpha=0.25)
+        axes.hist(pairs.distances[which], bins, density=True, histtype="step", color=colour, linewidth=1.4, label=name)
     axes.axvline(margin, color=GREY, linewidth=1, linestyle="--", label=f"margin {margin:g}")
     axes.set(title="Distance of test pairs", xlabel="Euclidean distance", ylabel="density", xlim=(0, 2))
     axes.legend()
 
 
-def draw_map(figure: Figure, embeddings: npt.NDArray[np.float32], malignant: npt.NDArray[np.bool_]) -> None:
+def draw_map(figure: Figure, embeddings: npt.NDArray[np.float32], malignant: Bools) -> None:
     """Test embeddings on their two principal axes; melanomas are drawn last, because they are few."""
     axes = figure.subplots()
     model = PCA(2, svd_solver="full").fit(embeddings.astype(np.float64))
@@ -228,6 +229,16 @@ def write_curves(folder: Path, answers: Answers, evaluation: Evaluation) -> None
     write_figure(folder / "precision_recall.png", lambda figure: draw_precision_recall(figure, answers, figures))
     write_figure(folder / "reliability.png", lambda figure: draw_reliability(figure, answers, figures), 8.4, 4.9)
     write_figure(folder / "confusion.png", lambda figure: draw_confusion(figure, answers), 4.0, 4.0)
+
+
+def write_distances(path: Path, pairs: MeasuredPairs, margin: float) -> None:
+    """Write the histograms of the distances of the test pairs."""
+    write_figure(path, lambda figure: draw_distances(figure, pairs, margin), height=3.6)
+
+
+def write_map(path: Path, embeddings: npt.NDArray[np.float32], malignant: Bools) -> None:
+    """Write the map of the test embeddings."""
+    write_figure(path, lambda figure: draw_map(figure, embeddings, malignant))
 
 
 def write_misses(path: Path, answers: Answers, shards: Shards, rows: Rows, references: References) -> None:
