@@ -10,6 +10,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,12 @@ def digests(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 
+def written(folder: Path) -> set[tuple[int, int]]:
+    """What a file keeps when it is moved, and loses when it is written again."""
+    stats = [path.stat() for path in folder.glob("[!.]*")]
+    return {(stat.st_ino, stat.st_mtime_ns) for stat in stats}
+
+
 @pytest.fixture(scope="module")
 def members() -> dict[str, bytes]:
     return {f"train/{name}.jpg": draw_jpeg(number) for number, name in enumerate(NAMES)}
@@ -98,7 +105,10 @@ def test_the_workers_of_a_dask_cluster_give_the_same_bytes(
 ) -> None:
     distributed = pytest.importorskip("distributed")
     write_shards([image_set(tmp_path / "here", source)], tmp_path / "work", params())
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+    with (
+        import_module("dask").config.set({"distributed.scheduler.no-workers-timeout": "60s"}),  # rather than for ever
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+    ):
         monkeypatch.setenv(DASK_ADDRESS, cluster.scheduler_address)
         write_shards([image_set(tmp_path / "there", source)], tmp_path / "work", params())
         with distributed.Client(cluster) as client:
@@ -165,11 +175,11 @@ def test_shards_that_were_good_are_not_written_again_once_the_bad_image_is_mende
     source = write_zip(tmp_path / "images.zip", members | {last: b"no JPEG"})
     with pytest.raises(DataError):
         write_shards([image_set(tmp_path, source)], tmp_path / "work", params())
-    kept = {path.stat().st_ino for path in (tmp_path / "work/train").iterdir()}
+    kept = written(tmp_path / "work/train")
     assert len(kept) == 5
     write_zip(source, members)
     write_shards([image_set(tmp_path, source)], tmp_path / "work", params())
-    assert kept < {path.stat().st_ino for path in (tmp_path / "train").iterdir()}
+    assert kept < written(tmp_path / "train")
     write_shards([image_set(tmp_path / "clean", source)], tmp_path / "work", params())
     assert digests(tmp_path / "train") == digests(tmp_path / "clean/train")
 
@@ -214,12 +224,12 @@ write_shards([ImageSet(Path({str(source)!r}), members, Path({str(tmp_path / "tra
             assert process.poll() is None
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
-    kept = {path.stat().st_ino for path in tmp_path.glob("work/train/[!.]*")}
+    kept = written(tmp_path / "work/train")
     assert 10 <= len(kept) < 460 and not (tmp_path / "train").exists()
     again = ImageSet(source, list(members) * 20, tmp_path / "train")
     whole = params(images_per_shard=1, image_px=256)
     write_shards([again], tmp_path / "work", whole)
-    assert kept < {path.stat().st_ino for path in (tmp_path / "train").iterdir()}
+    assert kept < written(tmp_path / "train")
     expected = np.stack([decode_image(jpeg, 256) for jpeg in jpegs])
     np.testing.assert_array_equal(Shards(tmp_path / "train").images(np.arange(460)), np.tile(expected, (20, 1, 1, 1)))
 

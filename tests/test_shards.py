@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isic_siamese.errors import DataError
@@ -33,7 +33,7 @@ def test_shards_know_their_length_and_their_image_size(folder: Path) -> None:
     assert shards.image_px == 8
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None)
 @given(st.lists(st.integers(0, sum(SIZES) - 1)))
 def test_any_rows_come_in_the_order_asked_for(folder: Path, rows: list[int]) -> None:
     images = Shards(folder).images(np.array(rows, np.int64))

@@ -206,8 +206,12 @@ def _executor(workers: int) -> Iterator[Executor]:
         distributed = import_module("distributed")
     except ModuleNotFoundError:
         raise ParamsError(f"{DASK_ADDRESS}={address}, but Dask is not there; run 'pip install distributed'") from None
-    with distributed.Client(address) as client, client.get_executor() as executor:
-        yield executor
+    with distributed.Client(address) as client:
+        executor = client.get_executor(pure=False)  # a shard is a file, which an earlier result does not bring back
+        try:
+            yield executor
+        finally:
+            executor.shutdown(wait=False)  # so that Ctrl-C cancels the rest
 
 
 def _place(tasks: Sequence[ShardTask], folder: Path) -> None:
