@@ -3,11 +3,13 @@ from pathlib import Path
 import pytest
 
 from isic_siamese.augment import AugmentParams
+from isic_siamese.crossvalidation import CrossvalidateParams
 from isic_siamese.demo import DemoParams
 from isic_siamese.errors import ParamsError
 from isic_siamese.evaluation import EvaluateParams
 from isic_siamese.pairs import PairsParams
 from isic_siamese.params import SECTIONS, Params, Section
+from isic_siamese.review import ReviewParams
 from isic_siamese.shard_writer import ShardsParams
 from isic_siamese.splits import SplitParams
 from isic_siamese.trainer import TrainParams
@@ -21,6 +23,8 @@ MODELS: dict[str, type[Section]] = {
     "augment": AugmentParams,
     "train": TrainParams,
     "evaluate": EvaluateParams,
+    "crossvalidate": CrossvalidateParams,
+    "review": ReviewParams,
 }
 
 
@@ -104,7 +108,7 @@ def test_a_file_that_is_missing_or_not_yaml_and_a_missing_section_are_named(tmp_
 
 
 def test_all_wrong_keys_come_in_one_message(tmp_path: Path) -> None:
-    path = edited(tmp_path, "  epochs: 8", "  epochs: 0\n  dropout: 0.5")
+    path = edited(tmp_path, "  epochs: 6", "  epochs: 0\n  dropout: 0.5")
     with pytest.raises(ParamsError) as error:
         Params(path).section("train", TrainParams)
     assert "train.epochs: input should be greater than or equal to 1, got 0" in str(error.value)

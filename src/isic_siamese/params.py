@@ -10,7 +10,7 @@ from ruamel.yaml.error import YAMLError
 from isic_siamese.errors import ParamsError
 
 PATH = Path("params.yaml")
-SECTIONS = ("demo", "shards", "split", "pairs", "augment", "train", "evaluate", "crossvalidate")
+SECTIONS = ("demo", "shards", "split", "pairs", "augment", "train", "evaluate", "crossvalidate", "review")
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
