@@ -1,11 +1,14 @@
 # One environment for every target: .venv, exactly as requirements.lock says, hashes checked.
 PYTHON ?= python3
+BASE ?= main
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup repro test check format lock clean
+.PHONY: help setup repro review test check format lock clean
 
 help: ## list the targets
+	@echo "make setup, then make repro: from a clone to metrics. The targets:"
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 10
+	@echo "Environment: source .venv/bin/activate. Experiments: docs/experiments-howto.md. A change: CONTRIBUTING.md."
 
 setup: .venv/.ready ## make .venv from requirements.lock, the package editable
 
@@ -19,6 +22,9 @@ setup: .venv/.ready ## make .venv from requirements.lock, the package editable
 
 repro: setup ## rebuild whatever is stale, from data to metrics
 	dvc repro
+
+review: setup ## tell what this branch changes, as a pull request's comment does; against another: BASE=origin/main
+	@python -m isic_siamese.review $(if $(URL),--url $(URL)) $(BASE)
 
 test: setup ## run the tests
 	pytest
