@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from isic_siamese.augment import AugmentParams
 from isic_siamese.crossvalidation import CrossvalidateParams
@@ -8,7 +9,7 @@ from isic_siamese.demo import DemoParams
 from isic_siamese.errors import ParamsError
 from isic_siamese.evaluation import EvaluateParams
 from isic_siamese.pairs import PairsParams
-from isic_siamese.params import SECTIONS, Params, Section
+from isic_siamese.params import Params, Section
 from isic_siamese.review import ReviewParams
 from isic_siamese.shard_writer import ShardsParams
 from isic_siamese.splits import SplitParams
@@ -39,7 +40,8 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
 def test_the_committed_parameters_load_and_every_section_has_its_model() -> None:
     params = Params(COMMITTED)
     assert params.common.release == "demo" and 0 < params.common.margin <= 2
-    assert set(MODELS) == set(SECTIONS)
+    content = YAML(typ="safe").load(COMMITTED.read_text())
+    assert set(MODELS) == {name for name, value in content.items() if isinstance(value, dict)}
     for name, model in MODELS.items():
         params.section(name, model)
 
@@ -104,6 +106,9 @@ def test_a_file_that_is_missing_or_not_yaml_and_a_missing_section_are_named(tmp_
         Params(path)
     path.write_text("release: demo\nseed: 1\nmargin: 1.0\n")
     with pytest.raises(ParamsError, match="section 'pairs' is missing"):
+        Params(path).section("pairs", PairsParams)
+    path.write_text("release: demo\nseed: 1\nmargin: 1.0\npairz: {views_per_block: 64}\n")
+    with pytest.raises(ParamsError, match="section 'pairs' is missing; there are: pairz"):
         Params(path).section("pairs", PairsParams)
 
 

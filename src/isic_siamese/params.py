@@ -10,7 +10,6 @@ from ruamel.yaml.error import YAMLError
 from isic_siamese.errors import ParamsError
 
 PATH = Path("params.yaml")
-SECTIONS = ("demo", "shards", "split", "pairs", "augment", "train", "evaluate", "crossvalidate", "review")
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -54,7 +53,8 @@ class Params:
             raise ParamsError(f"{path}: not YAML: {error}") from None
         if not isinstance(content, dict):
             raise ParamsError(f"{path}: wanted keys and values, got {type(content).__name__}")
-        self._sections = {name: content.pop(name) for name in SECTIONS if name in content}
+        # Any mapping is a section, so that a new one makes no stage stale; a misspelt one is missed when it is read.
+        self._sections = {name: content.pop(name) for name, value in list(content.items()) if isinstance(value, dict)}
         self.common = self._check("", content, Common)
 
     def section(self, name: str, model: type[SectionT]) -> SectionT:
@@ -64,7 +64,8 @@ class Params:
             ParamsError: it is missing, or one of its keys is unknown, missing, mistyped or out of range.
         """
         if name not in self._sections:
-            raise ParamsError(f"{self._path}: section '{name}' is missing")
+            known = ", ".join(self._sections) or "none"
+            raise ParamsError(f"{self._path}: section '{name}' is missing; there are: {known}")
         return self._check(name, self._sections[name], model)
 
     def _check(self, name: str, content: object, model: type[SectionT]) -> SectionT:
