@@ -1,13 +1,15 @@
 # One environment for every target: .venv, exactly as requirements.lock says, hashes checked.
 PYTHON ?= python3
 BASE ?= main
+# Any shell but the default: the make of macOS looks for commands in the exported PATH only then.
+SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: help setup repro review test check format lock clean
 
 help: ## list the targets
 	@echo "make setup, then make repro: from a clone to metrics. The targets:"
-	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 10
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-9s %s\n", $$1, $$2}' Makefile
 	@echo "Environment: source .venv/bin/activate. Experiments: docs/experiments-howto.md. A change: CONTRIBUTING.md."
 
 setup: .venv/.ready ## make .venv from requirements.lock, the package editable
