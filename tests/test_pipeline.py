@@ -2,93 +2,14 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from ruamel.yaml import YAML
 
-ROOT = Path(__file__).parents[1]
-SMALL: dict[str, dict[str, object]] = {
-    "demo": {"patients": 40, "images": 90, "melanomas": 24, "duplicates": 2, "test_images": 3, "image_px": 96},
-    "shards": {"image_px": 32, "images_per_shard": 40},
-    "pairs": {"views_per_block": 16, "pairs_per_block": 64},
-    "train": {"encoder": "test_efficientnet", "weights": "none", "embedding_dim": 8, "epochs": 2},
-    "evaluate": {"resamples": 100},
-}
-STAGES = ["download", "shards", "split", "pairs", "train", "evaluate", "predict"]
-
-
-class Checkout:
-    """A git repository of its own with the project's tracked files and small parameters."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        tracked = self._output(["git", "ls-files", "-co", "--exclude-standard"], ROOT).splitlines()
-        for name in tracked:
-            if name.startswith(("src/", "stages/", "params.yaml", "dvc.yaml", ".dvc/", ".dvcignore", ".gitignore")):
-                target = folder / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(ROOT / name, target)
-        self.change_params(SMALL)
-        for command in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-qm", "start"]):
-            self.git(*command)
-
-    def change_params(self, changes: dict[str, dict[str, object]]) -> None:
-        yaml = YAML()
-        path = self.folder / "params.yaml"
-        params = yaml.load(path)
-        for section, keys in changes.items():
-            params[section].update(keys)
-        yaml.dump(params, path)
-
-    def git(self, *arguments: str) -> str:
-        identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
-        return self._output(["git", *identity, *arguments], self.folder)
-
-    def dvc(self, *arguments: str) -> str:
-        return self._output([sys.executable, "-m", "dvc", *arguments], self.folder)
-
-    def ran(self, *arguments: str) -> list[str]:
-        """Run DVC and return the stages that it really ran, not those restored from its cache."""
-        output = self.dvc(*arguments).splitlines()
-        return [line.split("'")[1] for line in output if line.startswith("Running stage")]
-
-    def hashes(self) -> dict[str, str]:
-        lock = YAML(typ="safe").load((self.folder / "dvc.lock").read_text())["stages"]
-        return {out["path"]: out["md5"] for stage in lock.values() for out in stage["outs"]}
-
-    def metric(self, name: str) -> dict[str, float]:
-        content = json.loads((self.folder / f"metrics/{name}.json").read_text())
-        assert isinstance(content, dict)
-        return content
-
-    def _output(self, command: list[str], folder: Path) -> str:
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        environment = os.environ | {
-            "PATH": path,
-            "OMP_NUM_THREADS": "1",
-            "GIT_AUTHOR_NAME": "test",
-            "GIT_AUTHOR_EMAIL": "test@localhost",
-            "GIT_COMMITTER_NAME": "test",
-            "GIT_COMMITTER_EMAIL": "test@localhost",
-        }
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, check=False)
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A checkout in which the whole pipeline ran once, its results committed."""
-    made = Checkout(tmp_path_factory.mktemp("checkout"))
-    assert made.ran("repro") == STAGES
-    made.git("add", "-A")
-    made.git("commit", "-qm", "results")
-    return made
+from tests.checkout import STAGES, Checkout
 
 
 def test_every_stage_leaves_its_files_and_metrics(checkout: Checkout) -> None:

@@ -1,0 +1,104 @@
+"""Git repositories of their own for tests: the project with small parameters, run once for all tests."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[1]
+SMALL: dict[str, dict[str, object]] = {
+    "demo": {"patients": 40, "images": 90, "melanomas": 24, "duplicates": 2, "test_images": 3, "image_px": 96},
+    "shards": {"image_px": 32, "images_per_shard": 40},
+    "pairs": {"views_per_block": 16, "pairs_per_block": 64},
+    "train": {"encoder": "test_efficientnet", "weights": "none", "embedding_dim": 8, "epochs": 2},
+    "evaluate": {"resamples": 100},
+}
+STAGES = ["download", "shards", "split", "pairs", "train", "evaluate", "controls", "predict"]
+ENVIRONMENT = {
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "OMP_NUM_THREADS": "1",
+    **{f"GIT_{role}_{field}": "test@localhost" for role in ("AUTHOR", "COMMITTER") for field in ("NAME", "EMAIL")},
+}
+
+
+class Repository:
+    """A git repository, and commands in it, each of which must succeed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def run(self, *command: str) -> str:
+        """Run `command` in the folder and return its standard output."""
+        done = subprocess.run(
+            command, cwd=self.folder, capture_output=True, text=True, env=os.environ | ENVIRONMENT, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def git(self, *arguments: str) -> str:
+        return self.run("git", *arguments)
+
+    def dvc(self, *arguments: str) -> str:
+        return self.run(sys.executable, "-m", "dvc", *arguments)
+
+    def ran(self, *arguments: str) -> list[str]:
+        """Run DVC and return the stages that it really ran, not those restored from its cache."""
+        output = self.dvc(*arguments).splitlines()
+        return [line.split("'")[1] for line in output if line.startswith("Running stage")]
+
+    def commit(self, message: str) -> None:
+        self.git("add", "-A")
+        self.git("commit", "-qm", message)
+
+    def change_params(self, changes: dict[str, dict[str, object]]) -> None:
+        yaml = YAML()
+        path = self.folder / "params.yaml"
+        params = yaml.load(path)
+        for section, keys in changes.items():
+            params[section].update(keys)
+        yaml.dump(params, path)
+
+    def hashes(self) -> dict[str, str]:
+        lock = YAML(typ="safe").load((self.folder / "dvc.lock").read_text())["stages"]
+        return {out["path"]: out["md5"] for stage in lock.values() for out in stage["outs"]}
+
+    def metric(self, name: str) -> dict[str, float]:
+        content = json.loads((self.folder / f"metrics/{name}.json").read_text())
+        assert isinstance(content, dict)
+        return content
+
+    def clone(self, folder: Path) -> "Repository":
+        """Return a clone of this one in `folder`, without any data."""
+        self.git("clone", "-q", ".", str(folder))
+        return Repository(folder)
+
+
+class Checkout(Repository):
+    """A git repository of its own with the project's tracked files and small parameters."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        tracked = Repository(ROOT).git("ls-files", "-co", "--exclude-standard").splitlines()
+        for name in tracked:
+            if name.startswith(("src/", "stages/", "params.yaml", "dvc.yaml", ".dvc/", ".dvcignore", ".gitignore")):
+                target = folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(ROOT / name, target)
+        (folder / "stages/dvc.lock").unlink(missing_ok=True)
+        self.change_params(SMALL)
+        self.git("init", "-q", "-b", "main")
+        self.commit("start")
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A checkout in which the whole pipeline ran once, its results committed; a test leaves it as it found it."""
+    made = Checkout(tmp_path_factory.mktemp("checkout"))
+    assert made.ran("repro") == STAGES
+    made.commit("results")
+    return made
