@@ -1,6 +1,7 @@
 """Tests of decoding one JPEG: fidelity, geometry, and every odd or broken file that a camera or a disk can make."""
 
 import io
+import struct
 import zipfile
 from pathlib import Path
 
@@ -128,15 +129,22 @@ def test_an_unknown_orientation_is_taken_as_upright(orientation: int) -> None:
     np.testing.assert_array_equal(decode_image(encode(image, exif=exif), 64), decode_image(encode(image), 64))
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_broken_exif_data_does_not_matter() -> None:
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_the_orientation_is_read_in_either_byte_order_after_other_segments_and_tags(order: str) -> None:
+    tags = [(0x010E, 2, 4, b"abc\0"), (ORIENTATION, 3, 1, struct.pack(f"{order}HH", 6, 0))]
+    tiff = {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HIH", 42, 8, len(tags))
+    tiff += b"".join(struct.pack(f"{order}HHI", *tag[:3]) + tag[3] for tag in tags) + bytes(4)
     image = draw(300, 200)
-    for exif in (b"Exif\0\0", b"Exif\0\0garbage garbage", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"):
-        np.testing.assert_array_equal(decode_image(encode(image, exif=exif), 64), decode_image(encode(image), 64))
-        # With a resolution beside it, Pillow does not look at the EXIF data until asked.
-        np.testing.assert_array_equal(
-            decode_image(encode(image, exif=exif, dpi=(72, 72)), 64), decode_image(encode(image), 64)
-        )
+    turned = encode(image, exif=b"Exif\0\0" + tiff, comment=b"x" * 400)
+    np.testing.assert_array_equal(decode_image(turned, 64), np.rot90(decode_image(encode(image), 64), -1))
+
+
+@pytest.mark.parametrize("exif", [b"", b"garbage garbage", b"MM\0*\0\0\0\x08\xff\xff", b"II*\0\xff\xff\xff\xff"])
+def test_broken_exif_data_does_not_matter(exif: bytes) -> None:
+    image = draw(300, 200)
+    np.testing.assert_array_equal(
+        decode_image(encode(image, exif=b"Exif\0\0" + exif), 64), decode_image(encode(image), 64)
+    )
 
 
 def test_a_progressive_jpeg_is_the_same_image() -> None:

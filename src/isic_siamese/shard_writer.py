@@ -9,6 +9,7 @@ import hashlib
 import logging
 import os
 import shutil
+import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
@@ -17,9 +18,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import version
+from io import FileIO
 from pathlib import Path
 from typing import Annotated
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import numpy as np
 import pandas as pd
@@ -34,6 +36,8 @@ from isic_siamese.params import Count, Section
 
 logger = logging.getLogger(__name__)
 
+BUFFER_BYTES = 16 << 20  # the largest JPEG of ISIC 2020 is about 10 MB; what is never touched takes no memory
+ENCRYPTED = 0x1  # flag bit of a member
 DASK_ADDRESS = "DASK_SCHEDULER_ADDRESS"  # names a Dask scheduler, such as tcp://head:8786, whose workers do the work
 
 
@@ -130,17 +134,36 @@ def write_shard(task: ShardTask) -> list[str]:
     shard = np.empty((len(task.members), task.image_px, task.image_px, 3), np.uint8)
     problems = []
     archive = _open_zip(task.source, task.source.stat().st_mtime_ns)
-    for row, member in enumerate(task.members):
-        try:
-            shard[row] = decode_image(archive.read(member), task.image_px, task.fit)
-        except KeyError:
-            problems.append(f"{task.source.name}/{member}: not in the zip")
-        except (DataError, BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
-            problems.append(f"{task.source.name}/{member}: {error}")
+    buffer = memoryview(bytearray(BUFFER_BYTES))
+    with task.source.open("rb", buffering=0) as file:
+        for row, member in enumerate(task.members):
+            try:
+                jpeg = _read_member(archive, file, member, buffer)
+                shard[row] = decode_image(jpeg, task.image_px, task.fit)
+            except KeyError:
+                problems.append(f"{task.source.name}/{member}: not in the zip")
+            except (DataError, BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+                problems.append(f"{task.source.name}/{member}: {error}")
     if not problems:
         with replacing(task.target) as temporary:
             np.save(temporary, shard)
     return problems
+
+
+def _read_member(archive: ZipFile, file: FileIO, member: str, buffer: memoryview) -> bytes | memoryview:
+    """Read a stored member into `buffer`, any other kind into new bytes.
+
+    A new megabyte for each image costs 0.5 ms of the 12 that it takes in all, most of it for the system to clear it.
+    """
+    info = archive.getinfo(member)
+    if info.compress_type != ZIP_STORED or info.flag_bits & ENCRYPTED or info.file_size > len(buffer):
+        return archive.read(info)
+    file.seek(info.header_offset + 26)  # of the member's own header, 30 bytes: here are the lengths of what follows it
+    file.seek(sum(struct.unpack("<HH", file.read(4))), os.SEEK_CUR)
+    content = buffer[: info.file_size]
+    if file.readinto(content) != info.file_size or zlib.crc32(content) != info.CRC:
+        raise BadZipFile(f"Bad CRC-32 for file {member!r}")
+    return content
 
 
 @lru_cache(maxsize=2)
