@@ -71,9 +71,9 @@ def compose(base: str, url: str | None, stale: list[str], ranges: Mapping[str, l
     parts += ["\n".join(_headline(base, ranges))]
     if not changed:
         return "\n\n".join([*parts, "No metric, parameter or plot changed.\n"])
-    parts += ["### Parameters\n", "\n".join(params)] if params else ["No parameter changed."]
+    parts += ["### Parameters", "\n".join(params)] if params else ["No parameter changed."]
     parts += [_details(metrics, base)] if metrics else ["No metric changed."]
-    parts += ["### Plots\n", "\n".join(plots)] if plots else ["No plot changed."]
+    parts += ["### Plots", "\n".join(plots)] if plots else ["No plot changed."]
     return "\n\n".join(parts) + "\n"
 
 
