@@ -178,13 +178,14 @@ def test_a_colour_profile_changes_nothing() -> None:
     np.testing.assert_array_equal(decode_image(with_profile, 64), decode_image(encode(image), 64))
 
 
-def test_a_sampling_that_the_fast_decoder_does_not_know_is_decoded_by_the_other() -> None:
-    # Optimised for a flat image, every block has the same two bits, so the six blocks of a 4:2:0 unit (four of Y, one
-    # of Cb, one of Cr) may as well be one of Y, four of Cb and one of Cr.
+@pytest.mark.parametrize("luminance, blue", [(0x11, 0x22), (0x14, 0x11)])
+def test_a_sampling_that_the_fast_decoder_does_not_know_is_decoded_by_the_other(luminance: int, blue: int) -> None:
+    # Optimised for a flat image, every block has the same two bits, so the six blocks of a 4:2:0 unit (2x2 of Y, one of
+    # Cb, one of Cr) may as well be one of Y, 2x2 of Cb and one of Cr, or 1x4, one and one.
     flat = bytearray(encode(Image.new("RGB", (160, 160), (128, 128, 128)), subsampling="4:2:0", optimize=True))
     frame = flat.index(b"\xff\xc0")
     assert flat[frame + 11] == 0x22 and flat[frame + 14] == 0x11
-    flat[frame + 11], flat[frame + 14] = 0x11, 0x22
+    flat[frame + 11], flat[frame + 14] = luminance, blue
     assert (decode_image(bytes(flat), 32) == 128).all()
 
 

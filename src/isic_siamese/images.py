@@ -104,7 +104,7 @@ def _decode_fast(jpeg: Jpeg, image_px: int, fit: Fit) -> Decoded | None:
     """Decode at the scale that is enough; return None if this decoder does not know the kind of JPEG."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(jpeg)
-    except ValueError:
+    except (ValueError, KeyError):  # a KeyError for 4:4:1
         return None
     if colours in ("CMYK", "YCCK"):
         return None
