@@ -1,0 +1,55 @@
+"""`docs/experiments-howto.md`, run command by command in a clone that has no release."""
+
+import doctest
+import os
+import re
+import subprocess
+import time
+from pathlib import Path
+
+from tests.checkout import ENVIRONMENT, ROOT, Checkout
+
+HOWTO = ROOT / "docs/experiments-howto.md"
+
+
+def commands(text: str) -> list[tuple[str, str]]:
+    """Each command of the `console` blocks of a document, with the output shown below it."""
+    blocks = re.findall(r"```console\n(.*?)```", text, flags=re.DOTALL)
+    parts = [part.partition("\n") for block in blocks for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]]
+    return [(command, output) for command, _, output in parts]
+
+
+def run(command: str, folder: Path) -> str:
+    """Run `command` in a shell, wait for what it started in the background, and return its standard output."""
+    environment = os.environ | ENVIRONMENT | {"MPLBACKEND": "agg"}
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"$ {command}\n{done.stdout}\n{done.stderr}"
+    if command == "dvc queue start":
+        while re.search(r"Running|Queued", run("dvc queue status", folder)):
+            time.sleep(2)  # each look costs a second of processor time, which the experiments need
+    return done.stdout
+
+
+def test_the_walk_through_does_what_it_shows_and_never_touches_the_release(checkout: Checkout, tmp_path: Path) -> None:
+    keeper = checkout.clone(tmp_path / "isic-siamese.git")
+    keeper.dvc("config", "--local", "cache.dir", str(checkout.folder / ".dvc/cache"))
+    keeper.dvc("checkout")
+    folder = keeper.folder
+    checker = doctest.OutputChecker()
+    shown = commands(HOWTO.read_text(encoding="utf-8"))
+    assert len(shown) > 20
+    for command, wanted in shown:
+        command = command.replace("https://example.org", str(tmp_path)).replace("/shared", str(tmp_path / "shared"))
+        if command.startswith("git clone"):
+            folder = tmp_path
+        if command.startswith("cd "):
+            folder = tmp_path / command.removeprefix("cd ")
+            continue
+        got = run(command, folder)
+        same = checker.check_output(wanted, got, doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+        assert same, f"$ {command}\nthe document:\n{wanted}\nreally:\n{got}"
+        assert not list(tmp_path.rglob("data/raw/*.zip"))
+    raw = {md5 for path, md5 in checkout.hashes().items() if path.startswith("data/raw")}
+    assert raw and not raw & {path.parent.name + path.name for path in (tmp_path / "shared").rglob("*")}
