@@ -86,7 +86,7 @@ def test_every_dependency_in_data_is_made_by_a_stage() -> None:
 
 
 def test_results_tracked_by_git_are_metrics_or_plots_so_that_the_run_cache_stays_on() -> None:
-    for stage in STAGES.values():
+    for stage in MAIN.values():
         for kind in ("metrics", "plots"):
             for entry in stage.get(kind, []):
                 (path, options), *_ = entry.items()
