@@ -40,7 +40,13 @@ def test_only_the_workflow_that_runs_no_code_of_a_pull_request_may_write() -> No
 
 
 def test_the_auditor_finds_nothing() -> None:
-    command = [str(Path(sys.executable).with_name("zizmor")), "--offline", "--pedantic", "--no-progress", *WORKFLOWS]
+    command = [
+        str(Path(sys.executable).with_name("zizmor")),
+        "--offline",
+        "--pedantic",
+        "--no-progress",
+        *map(str, WORKFLOWS),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
