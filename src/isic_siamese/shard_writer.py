@@ -134,7 +134,7 @@ def write_shard(task: ShardTask) -> list[str]:
     shard = np.empty((len(task.members), task.image_px, task.image_px, 3), np.uint8)
     problems = []
     archive = _open_zip(task.source, task.source.stat().st_mtime_ns)
-    buffer = memoryview(bytearray(BUFFER_BYTES))
+    buffer = np.empty(BUFFER_BYTES, np.uint8).data
     with task.source.open("rb", buffering=0) as file:
         for row, member in enumerate(task.members):
             try:
@@ -183,10 +183,11 @@ def _plan(image_set: ImageSet, work: Path, params: ShardsParams) -> list[ShardTa
     if not source.exists():
         raise DataError(f"{source}: no such file; run 'dvc repro download'")
     crcs = {info.filename: info.CRC for info in _open_zip(source, source.stat().st_mtime_ns).infolist()}
+    recipe = _recipe(params.image_px, params.fit)
     tasks = []
     for start in range(0, len(image_set.members), params.images_per_shard):
         members = image_set.members[start : start + params.images_per_shard]
-        digest = hashlib.sha256(_recipe(params.image_px, params.fit))
+        digest = hashlib.sha256(recipe)
         digest.update("\n".join(f"{member} {crcs.get(member)}" for member in members).encode())
         target = work / image_set.folder.name / f"{start}-{digest.hexdigest()[:32]}.npy"
         tasks.append(ShardTask(source, members, target, params.image_px, params.fit))
