@@ -235,8 +235,9 @@ def test_another_kind_of_image_is_refused() -> None:
         decode_image(buffer.getvalue(), 128)
 
 
-def test_absurd_dimensions_are_refused_before_decoding() -> None:
-    jpeg = encode(draw(320, 240))
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
+def test_absurd_dimensions_are_refused_before_decoding(mode: str) -> None:
+    jpeg = encode(draw(320, 240).convert(mode))
     for width, height in ((65_535, 65_535), (12_000, 12_000), (9_440, 9_440)):
         size = height.to_bytes(2, "big") + width.to_bytes(2, "big")
         with pytest.raises(DataError, match="pixels"):
