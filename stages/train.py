@@ -1,31 +1,47 @@
 """Train the Siamese encoder with contrastive loss over the pair index.
 
-Reads: data/shards/train/, data/splits.csv, data/pairs/train.csv
-Writes: data/models/, metrics/train.json, metrics/plots/train.csv
+Reads: data/shards/train/, data/splits.csv, data/pairs/train.csv, data/pairs/val.csv
+Writes: data/models/, metrics/train.json, metrics/plots/train.csv, metrics/plots/train_distances.png
 """
 
 from pathlib import Path
 
+import pandas as pd
+
+from isic_siamese import ranks
 from isic_siamese.augment import AugmentParams
 from isic_siamese.encoder import write_model
 from isic_siamese.errors import run_command
 from isic_siamese.files import write_csv, write_json
+from isic_siamese.histograms import pair_distances, write_histograms
 from isic_siamese.pairs import PairsParams, read_pairs
 from isic_siamese.params import Params
 from isic_siamese.shards import Shards, read_index
 from isic_siamese.splits import read_splits, rows_of
 from isic_siamese.trainer import Trainer, TrainingData, TrainParams
-from isic_siamese.training import train
+from isic_siamese.training import Trained, train
 
 CURVE = Path("metrics/plots/train.csv")
+DISTANCES = Path("metrics/plots/train_distances.png")
 
 
 def main() -> None:
-    """Run the stage."""
-    params = Params()
+    """Run the stage, in one process or as one of several that torchrun started, of which the first writes."""
+    with ranks.joined():
+        params = Params()
+        data = read_data(params)
+        section, recipe = params.section("train", TrainParams), params.section("augment", AugmentParams)
+        trainer = Trainer(data, section, recipe, params.common.margin, params.common.seed)
+        trained = train(trainer, Path("data/checkpoints/train"), write_curve)
+        if ranks.rank() == 0:
+            write_results(trained, data, params.common.margin)
+
+
+def read_data(params: Params) -> TrainingData:
+    """Read what training reads."""
     folder = Path("data/shards/train")
     index, splits = read_index(folder), read_splits(Path("data/splits.csv"))
-    data = TrainingData(
+    return TrainingData(
         shards=Shards(folder),
         malignant=index["target"].to_numpy() == 1,
         train_rows=rows_of(index, splits, "train"),
@@ -33,12 +49,23 @@ def main() -> None:
         pairs=read_pairs(Path("data/pairs/train.csv")),
         pairs_per_step=params.section("pairs", PairsParams).pairs_per_block,
     )
-    section, recipe = params.section("train", TrainParams), params.section("augment", AugmentParams)
-    trainer = Trainer(data, section, recipe, params.common.margin, params.common.seed)
-    # Written after each epoch, so that whoever watches the plot sees it grow.
-    trained = train(trainer, Path("data/checkpoints/train"), lambda history: write_csv(CURVE, history))
+
+
+def write_curve(history: pd.DataFrame) -> None:
+    """Write the curve so far, after each epoch, so that whoever watches the plot sees it grow."""
+    if ranks.rank() == 0:
+        write_csv(CURVE, history)
+
+
+def write_results(trained: Trained, data: TrainingData, margin: float) -> None:
+    """Write the model, its figures, and how far apart the pairs of the validation split were."""
     write_model(Path("data/models"), trained.encoder)
     write_json(Path("metrics/train.json"), trained.summary())
+    pairs = read_pairs(Path("data/pairs/val.csv"))
+    titles = {"Validation pairs, epoch 1": trained.first}
+    titles[f"Validation pairs, epoch {int(trained.summary()['best_epoch'])}, the best"] = trained.best
+    panels = {title: pair_distances(pairs, data.val_rows, embeddings) for title, embeddings in titles.items()}
+    write_histograms(DISTANCES, panels, pairs["same"].to_numpy() == 1, margin)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ from PIL import Image
 
 from isic_siamese import figures
 from isic_siamese.bootstrap import draw_resamples
-from isic_siamese.evaluation import Evaluation, MeasuredPairs, evaluate, measure_pairs
-from isic_siamese.figures import write_curves, write_figure, write_misses
+from isic_siamese.evaluation import Evaluation, evaluate, measure_pairs
+from isic_siamese.figures import write_curves, write_misses
 from isic_siamese.measures import Answers
+from isic_siamese.pictures import write_figure
 from isic_siamese.references import References
 from isic_siamese.shards import Shards
 from tests.test_classifier import unit
@@ -103,13 +104,8 @@ def test_a_sheet_is_written_with_misses_and_without(perfect: bool, tmp_path: Pat
         assert image.width == 1260 and (image.height < 300) == perfect
 
 
-def test_the_map_and_the_histograms_count_every_image_and_pair() -> None:
+def test_the_map_counts_every_image() -> None:
     figure = Figure()
     malignant = np.arange(20) < 5
     figures.draw_map(figure, unit(np.random.default_rng(0), 20), malignant)
     assert [len(np.asarray(points.get_offsets())) for points in figure.axes[0].collections] == [15, 5]
-    figure = Figure()
-    ends = np.zeros(50, np.int64)
-    pairs = MeasuredPairs(ends, ends, np.arange(50) < 20, np.linspace(0, 2, 50))
-    figures.draw_distances(figure, pairs, margin=1.0)
-    assert figure.axes[0].get_legend() is not None

@@ -9,6 +9,7 @@ from isic_siamese.augment import N_DRAWS
 from isic_siamese.encoder import EMBED_BATCH, embed
 from isic_siamese.errors import DataError, TrainingError
 from isic_siamese.losses import contrastive_loss, pair_distances
+from isic_siamese.shards import Shards
 from isic_siamese.trainer import TrainingData, learning_rate_factor
 from tests.toy import RECIPE, draw_data, make_trainer
 
@@ -32,7 +33,7 @@ def test_each_distinct_view_of_a_step_is_embedded_once_and_the_loss_is_that_of_t
     images = [torch.from_numpy(data.shards.images(pairs[side].to_numpy())) for side in ("left", "right")]
     with torch.no_grad():
         both = [run.encoder(side) for side in images]
-        once = run.encoder(run.images[step.rows])
+        once = run.encoder(run.images.take(step.rows))
     same = torch.from_numpy(pairs["same"].to_numpy(bool))
     slow = contrastive_loss(pair_distances(*both), same, 1.0)
     fast = contrastive_loss(pair_distances(once[step.left], once[step.right]), step.same, 1.0)
@@ -45,7 +46,7 @@ def test_only_oversampled_views_are_augmented_unless_all_are_asked_for(data: Tra
         run.recipe = RECIPE.model_copy(update={"apply_to": apply_to})
         step = run.steps[0]
         draws = torch.rand(len(step.rows), N_DRAWS, generator=torch.Generator().manual_seed(0))
-        changed = (run.views(step, draws) != run.images[step.rows]).flatten(1).any(dim=1)
+        changed = (run.views(step, draws) != run.images.take(step.rows)).flatten(1).any(dim=1)
         expected = step.oversampled if apply_to == "oversampled" else torch.ones_like(step.oversampled)
         assert torch.equal(changed, expected)
 
@@ -60,15 +61,18 @@ def test_the_validation_auc_compares_with_the_training_images(data: TrainingData
     run = make_trainer(data)
     embeddings = embed(run.encoder, data.shards.batches(np.arange(128), EMBED_BATCH))
     assert embeddings.shape == (128, 8) and embeddings.dtype == np.float32
-    assert 0 <= run.validation_roc_auc() <= 1
+    assert 0 <= run.validate().roc_auc <= 1
 
 
-def test_the_key_of_a_run_changes_with_all_that_its_result_depends_on(data: TrainingData) -> None:
+def test_the_key_of_a_run_changes_with_all_that_its_result_depends_on(data: TrainingData, tmp_path: Path) -> None:
     keys = [make_trainer(data).key(), make_trainer(data, 1).key(), make_trainer(data, epochs=3).key()]
-    other = make_trainer(data)
-    other.images[5, 0, 0, 0] ^= 1
-    keys.append(other.key())
-    assert len(set(keys)) == 4 and make_trainer(data).key() == keys[0]
+    assert make_trainer(data).key() == keys[0]
+    shard = np.load(tmp_path / "shard-00000.npy")
+    shard[5, 0, 0, 0] ^= 1
+    (tmp_path / "other").mkdir()
+    np.save(tmp_path / "other/shard-00000.npy", shard)
+    keys.append(make_trainer(replace(data, shards=Shards(tmp_path / "other"))).key())
+    assert len(set(keys)) == 4
 
 
 @pytest.mark.parametrize("loss", ["contrastive", "triplet", "supervised_contrastive", "cross_entropy"])
@@ -90,4 +94,4 @@ def test_embeddings_that_are_all_alike_are_an_error_that_says_what_to_change(dat
     run = make_trainer(data)
     torch.nn.init.zeros_(run.encoder.head.weight)
     with pytest.raises(TrainingError, match=r"all embeddings have become alike .*; lower train.learning_rate"):
-        run.validation_roc_auc()
+        run.validate()

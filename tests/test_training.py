@@ -35,7 +35,7 @@ def test_the_encoder_learns_to_tell_the_classes_apart(data: TrainingData, tmp_pa
 def test_the_encoder_that_is_kept_is_that_of_the_best_epoch(data: TrainingData, tmp_path: Path) -> None:
     trainer = make_trainer(data)
     trained = run(trainer, tmp_path)
-    assert trainer.validation_roc_auc() == trained.history["val_roc_auc"].max() == trained.summary()["val_roc_auc"]
+    assert trainer.validate().roc_auc == trained.history["val_roc_auc"].max() == trained.summary()["val_roc_auc"]
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(data: TrainingData, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ PARAMS = TrainParams(
     learning_rate=3e-3,
     weight_decay=0.0,
     warmup_epochs=0.5,
+    precision="float32",
 )
 RECIPE = AugmentParams(
     apply_to="oversampled", flip=0.5, rotate=True, brightness=0.1, contrast=0.1, saturation=0.1, hue=0.02

@@ -6,6 +6,7 @@ whole levels, as every image that was not augmented is.
 """
 
 import math
+from functools import cache
 from typing import Annotated, Literal
 
 import torch
@@ -41,9 +42,11 @@ def augment(images: Tensor, draws: Tensor, params: AugmentParams) -> Tensor:
         params: how likely and how strong.
     """
     turned = _turn(images, draws[:, :2], params)
-    factors = torch.tensor([params.brightness, params.contrast, params.saturation], device=images.device)
-    brightness, contrast, saturation = torch.exp((2 * draws[:, 2:5] - 1) * factors).unbind(1)
-    angle = (2 * draws[:, 5] - 1) * params.hue * 2 * math.pi
+    spread = 2 * draws - 1
+    brightness = torch.exp(spread[:, 2] * params.brightness)
+    contrast = torch.exp(spread[:, 3] * params.contrast)
+    saturation = torch.exp(spread[:, 4] * params.saturation)
+    angle = spread[:, 5] * params.hue * 2 * math.pi
     return _recolour(turned, brightness, contrast, _chroma_matrix(saturation, angle))
 
 
@@ -62,19 +65,24 @@ def _turn(images: Tensor, draws: Tensor, params: AugmentParams) -> Tensor:
 
 def _chroma_matrix(saturation: Tensor, angle: Tensor) -> Tensor:
     """Return `(N, 3, 3)` that stretch colours from grey and turn them about the grey axis; greys stay as they are."""
-    device = angle.device
-    to_yiq = torch.tensor([LUMA, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)], device=device)
+    to_yiq, from_yiq = _constants(angle.device)
     cos, sin = saturation * angle.cos(), saturation * angle.sin()
     zero, one = torch.zeros_like(angle), torch.ones_like(angle)
     turn = torch.stack([one, zero, zero, zero, cos, -sin, zero, sin, cos], dim=1).view(-1, 3, 3)
-    recolouring: Tensor = torch.linalg.inv(to_yiq) @ turn @ to_yiq
-    return recolouring
+    return from_yiq @ turn @ to_yiq
+
+
+@cache
+def _constants(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the matrix from RGB to YIQ and its inverse, made once: making them makes the host wait for the device."""
+    to_yiq = torch.tensor([LUMA, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)])
+    return to_yiq.to(device), torch.linalg.inv(to_yiq).to(device)
 
 
 def _recolour(images: Tensor, brightness: Tensor, contrast: Tensor, chroma: Tensor) -> Tensor:
     """Scale brightness, stretch contrast about the image's mean grey, then apply `chroma`; round to uint8."""
     pixels = images.flatten(1, 2).float()
-    grey = (pixels.mean(dim=1) * torch.tensor(LUMA, device=images.device)).sum(dim=1)
+    grey = (pixels.mean(dim=1) * _constants(images.device)[0][0]).sum(dim=1)
     matrix = (brightness * contrast).view(-1, 1, 1) * chroma
     offset = (brightness * (1 - contrast) * grey).view(-1, 1, 1)
     recoloured = torch.baddbmm(offset, pixels, matrix.transpose(1, 2))

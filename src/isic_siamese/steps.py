@@ -14,7 +14,7 @@ class Step:
     """A run of consecutive pairs, and the views among which they stand.
 
     Attributes:
-        rows: the image of each view, int64 `(V,)`.
+        rows: the image of each view, int64 `(V,)`; in host memory, the rest on the device.
         oversampled: whether the view is an extra copy, bool `(V,)`.
         malignant: whether it shows melanoma, bool `(V,)`.
         left: the view on the left of each pair, an index into `rows`, int64 `(P,)`.
@@ -46,6 +46,6 @@ def cut_steps(
         ends = torch.stack([torch.cat([left, right]), torch.cat([left_view, right_view])], dim=1)
         views, inverse = torch.unique(ends, dim=0, return_inverse=True)
         rows = views[:, 0]
-        fields = (rows, views[:, 1] > 0, labels[rows], inverse[: len(part)], inverse[len(part) :], same.bool())
-        steps.append(Step(*(field.contiguous().to(device) for field in fields)))
+        fields = (views[:, 1] > 0, labels[rows], inverse[: len(part)], inverse[len(part) :], same.bool())
+        steps.append(Step(rows.contiguous(), *(field.contiguous().to(device) for field in fields)))
     return steps

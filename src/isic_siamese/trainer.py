@@ -2,8 +2,9 @@
 
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +16,13 @@ from timm.optim._param_groups import param_groups_weight_decay
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from isic_siamese import ranks
 from isic_siamese.augment import N_DRAWS, AugmentParams, augment
 from isic_siamese.checkpoint import run_key
 from isic_siamese.classifier import reference_scores
 from isic_siamese.encoder import EMBED_BATCH, build_encoder, embed, pick_device
-from isic_siamese.errors import DataError, TrainingError
+from isic_siamese.errors import DataError, ParamsError, TrainingError
+from isic_siamese.image_source import ImageSource, fits, to_device
 from isic_siamese.losses import (
     contrastive_loss,
     cross_entropy_loss,
@@ -45,6 +48,7 @@ class TrainParams(Section):
     learning_rate: Positive
     weight_decay: Annotated[float, Field(ge=0)]
     warmup_epochs: Annotated[float, Field(ge=0)]
+    precision: Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -79,38 +83,42 @@ def learning_rate_factor(step: int, n_warmup: int, n_steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - n_warmup) / max(1, n_steps - n_warmup)))
 
 
+class Validation(NamedTuple):
+    """ROC AUC of the validation images, and their embeddings, float32 `(N, D)`, in the order of `val_rows`."""
+
+    roc_auc: float
+    embeddings: npt.NDArray[np.float32]
+
+
 class Trainer:
     """One training run: the encoder, its optimizer, and the steps of an epoch."""
 
     def __init__(
         self, data: TrainingData, params: TrainParams, recipe: AugmentParams, margin: float, seed: int
     ) -> None:
-        """Build the encoder and move the images to the device.
+        """Build the encoder, and copy the images to the device where they fit.
 
         Raises:
             DataError: the training or validation split lacks one of the classes.
-            ParamsError: there is no such encoder, or no such weights for it.
+            ParamsError: there is no such encoder, or no such weights for it; or there are more processes than views.
         """
-        for name, rows in (("train", data.train_rows), ("val", data.val_rows)):
-            n_melanoma = int(data.malignant[rows].sum())
-            if n_melanoma in (0, len(rows)):
-                raise DataError(
-                    f"split {name}: wanted images of both classes, got {n_melanoma} melanoma of {len(rows)}; "
-                    f"use a release with more patients, or a larger split.{name}"
-                )
+        _check_classes(data)
         self.data, self.params, self.recipe, self.margin, self.seed = data, params, recipe, margin, seed
         self.device = pick_device()
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what CUDA needs to be deterministic
-        torch.use_deterministic_algorithms(True, warn_only=self.device.type == "mps")
+        self.bfloat16 = params.precision == "bfloat16" or (params.precision == "auto" and self.device.type == "cuda")
+        _be_deterministic(self.device)
         torch.manual_seed(seed)
         encoder = build_encoder(params.encoder, params.weights, params.embedding_dim, data.shards.image_px)
         self.encoder = encoder.to(self.device).to(memory_format=torch.channels_last)
+        self.encoder.backbone = ranks.share_batch_statistics(self.encoder.backbone, self.device)
         self.to_logit = nn.Linear(params.embedding_dim, 1).to(self.device)  # of the cross-entropy control alone
-        self.images = torch.from_numpy(data.shards.images(np.arange(len(data.shards)))).to(self.device)
+        self.images = ImageSource(data.shards, self.device, fits(data.shards, self.device))
         self.steps = cut_steps(data.pairs, data.malignant, data.pairs_per_step, self.device)
+        _check_ranks(min(len(step.rows) for step in self.steps))
+        self.images_per_epoch = sum(len(step.rows) for step in self.steps)
         modules = nn.ModuleList([self.encoder, self.to_logit])
         groups = param_groups_weight_decay(modules, params.weight_decay)  # none on biases and norms
-        self.optimizer = torch.optim.AdamW(groups, lr=params.learning_rate)
+        self.optimizer = torch.optim.AdamW(groups, lr=params.learning_rate, fused=True)
         n_warmup = round(params.warmup_epochs * len(self.steps))
         n_steps = params.epochs * len(self.steps)
         self.schedule = LambdaLR(self.optimizer, lambda step: learning_rate_factor(step, n_warmup, n_steps))
@@ -118,10 +126,17 @@ class Trainer:
 
     def key(self) -> str:
         """Return a name for this run that changes with anything that its result depends on."""
-        settings = [self.params.model_dump_json(), self.recipe.model_dump_json(), f"{self.margin} {self.seed}"]
-        arrays = [self.data.malignant, self.data.train_rows, self.data.val_rows, self.data.pairs.to_numpy(np.int64)]
-        facts = [text.encode() for text in settings] + [array.tobytes() for array in arrays]
-        return run_key([*facts, self.images.cpu().numpy().data])
+        return run_key(self._facts())
+
+    def _facts(self) -> Iterator[bytes | memoryview]:
+        data = self.data
+        machine = f"{self.device.type} {ranks.n_ranks()}"  # another would go on, and end in other bytes than either
+        settings = [self.params.model_dump_json(), self.recipe.model_dump_json(), f"{self.margin} {self.seed}", machine]
+        yield from (text.encode() for text in settings)
+        for array in (data.malignant, data.train_rows, data.val_rows, data.pairs.to_numpy(np.int64)):
+            yield array.tobytes()
+        for batch in data.shards.batches(np.arange(len(data.shards)), EMBED_BATCH):  # never all of them in memory
+            yield batch.data
 
     def state(self) -> dict[str, Any]:
         """Return what a run needs to go on from here."""
@@ -140,26 +155,34 @@ class Trainer:
         """Embed each view of a step once, compare its pairs, and move the weights; return the loss, a scalar."""
         # Chance depends on the epoch and the step alone, so a run that goes on draws what it would have drawn.
         seed = int(np.random.SeedSequence([self.seed, epoch, position]).generate_state(1)[0])
-        torch.manual_seed(seed)  # of dropout, in encoders that have it
+        torch.manual_seed(seed + ranks.rank())  # of dropout, in encoders that have it
         step = self.steps[position]
+        own = ranks.share(len(step.rows))
         draws = torch.rand(len(step.rows), N_DRAWS, generator=torch.Generator().manual_seed(seed))
-        images = self.views(step, draws.to(self.device, non_blocking=True))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+        images = self.views(step, draws, own)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             embeddings = self.encoder(images)
-        loss = self.loss(embeddings, step)
+        loss = self.loss(ranks.gather(embeddings, len(step.rows)), step)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        ranks.sum_gradients(self.encoder.parameters())  # not of to_logit, which has seen all embeddings in each process
         self.optimizer.step()
         self.schedule.step()
         return loss.detach()
 
-    def views(self, step: Step, draws: Tensor) -> Tensor:
-        """Return the images of a step's views, uint8 `(V, H, W, 3)`, augmented where the parameters say so."""
-        images = self.images[step.rows]
-        augmented = augment(images, draws, self.recipe)
+    def views(self, step: Step, draws: Tensor, own: slice = slice(None)) -> Tensor:
+        """Return the images of a step's views, uint8 `(V, H, W, 3)`, augmented where the parameters say so.
+
+        Args:
+            step: the step.
+            draws: what `augment` takes, `(V, N_DRAWS)`, in host memory.
+            own: those of the views that are wanted.
+        """
+        images = self.images.take(step.rows[own])
+        augmented = augment(images, to_device(draws[own], self.device), self.recipe)
         if self.recipe.apply_to == "all":
             return augmented
-        return torch.where(step.oversampled.view(-1, 1, 1, 1), augmented, images)
+        return torch.where(step.oversampled[own].view(-1, 1, 1, 1), augmented, images)
 
     def loss(self, embeddings: Tensor, step: Step) -> Tensor:
         """Return the loss that `train.loss` names: over the step's pairs, or in the controls over its views."""
@@ -174,20 +197,49 @@ class Trainer:
             case "cross_entropy":
                 return cross_entropy_loss(self.to_logit(embeddings).squeeze(1), step.malignant)
 
-    def validation_roc_auc(self) -> float:
-        """Return the ROC AUC of the validation images, scored by comparison with the training images.
+    def validate(self) -> Validation:
+        """Embed the validation images and score them by comparison with the training images.
 
         Raises:
             TrainingError: all images have the same embedding.
         """
         data = self.data
-        references, embeddings = (
-            embed(self.encoder, data.shards.batches(rows, EMBED_BATCH)) for rows in (data.train_rows, data.val_rows)
-        )
+        references, embeddings = self._embed(data.train_rows), self._embed(data.val_rows)
         scores = reference_scores(embeddings, references, data.malignant[data.train_rows])
         if not scores.std() > COLLAPSED:
             raise TrainingError(
                 f"training: all embeddings have become alike (scores differ by {scores.std():.1e}); "
                 "lower train.learning_rate, or raise train.warmup_epochs"
             )
-        return float(roc_auc_score(data.malignant[data.val_rows], scores))
+        return Validation(float(roc_auc_score(data.malignant[data.val_rows], scores)), embeddings)
+
+    def _embed(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Embed the images at `rows`, each process its share of them."""
+        own = embed(self.encoder, self.data.shards.batches(rows[ranks.share(len(rows))], EMBED_BATCH))
+        if ranks.n_ranks() == 1:
+            return own
+        return np.asarray(ranks.gather(torch.from_numpy(own).to(self.device), len(rows)).cpu().numpy(), np.float32)
+
+
+def _check_classes(data: TrainingData) -> None:
+    for name, rows in (("train", data.train_rows), ("val", data.val_rows)):
+        n_melanoma = int(data.malignant[rows].sum())
+        if n_melanoma in (0, len(rows)):
+            raise DataError(
+                f"split {name}: wanted images of both classes, got {n_melanoma} melanoma of {len(rows)}; "
+                f"use a release with more patients, or a larger split.{name}"
+            )
+
+
+def _check_ranks(n_views: int) -> None:
+    if ranks.n_ranks() > n_views:
+        raise ParamsError(
+            f"pairs.views_per_block: a step of {n_views} views among {ranks.n_ranks()} processes; "
+            "raise it, or start fewer"
+        )
+
+
+def _be_deterministic(device: torch.device) -> None:
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what CUDA needs for it
+    torch.use_deterministic_algorithms(True, warn_only=device.type == "mps")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a check; see benchmarks

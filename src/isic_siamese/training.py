@@ -5,12 +5,17 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 from torch import Tensor
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
+from isic_siamese import ranks
 from isic_siamese.checkpoint import Checkpoint
 from isic_siamese.encoder import SiameseEncoder
 from isic_siamese.errors import TrainingError
@@ -23,10 +28,19 @@ LOOK_EVERY = 10  # steps; to read a loss is to wait for the device
 
 @dataclass(frozen=True)
 class Trained:
-    """The encoder as it was after its best epoch, and what each epoch came to: `epoch, loss, val_roc_auc`."""
+    """What a run came to.
+
+    Attributes:
+        encoder: as it was after its best epoch.
+        history: what each epoch came to: `epoch, loss, val_roc_auc`.
+        first: embeddings of the validation images after the first epoch, float32 `(N, D)`.
+        best: likewise after the best one.
+    """
 
     encoder: SiameseEncoder
     history: pd.DataFrame
+    first: npt.NDArray[np.float32]
+    best: npt.NDArray[np.float32]
 
     def summary(self) -> dict[str, float]:
         """Return the best epoch, counted from 1, and its figures."""
@@ -36,21 +50,33 @@ class Trained:
 
 @dataclass
 class Progress:
-    """How far a run has come: whole epochs in `history`, steps of the next one in `done`, and the best weights."""
+    """How far a run has come: whole epochs in `history`, steps of the next one in `done`, and the best weights.
+
+    `embeddings` are those of the validation images, after the `first` epoch and the `best`.
+    """
 
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
+    embeddings: dict[str, Tensor] = field(default_factory=dict)
     done: int = 0
     total: float = 0.0  # of the losses of those steps
 
     def end_epoch(self, trainer: Trainer) -> None:
         """Add the epoch to the history, and keep its weights where they are the best so far."""
-        auc = trainer.validation_roc_auc()
+        auc, embeddings = trainer.validate()
         if auc > max((row["val_roc_auc"] for row in self.history), default=-1.0):
             self.best = {name: tensor.clone() for name, tensor in trainer.encoder.state_dict().items()}
+            self.embeddings["best"] = torch.from_numpy(embeddings)
+        self.embeddings.setdefault("first", torch.from_numpy(embeddings))
         self.history.append({"epoch": len(self.history) + 1, "loss": self.total / self.done, "val_roc_auc": auc})
-        log.info("epoch %(epoch)d: loss %(loss).4f, validation ROC AUC %(val_roc_auc).3f", self.history[-1])
+        if ranks.rank() == 0:
+            log.info("epoch %(epoch)d: loss %(loss).4f, validation ROC AUC %(val_roc_auc).3f", self.history[-1])
         self.done, self.total = 0, 0.0
+
+    def n_images(self, trainer: Trainer) -> int:
+        """Return how many images the encoder has seen."""
+        order = trainer.epoch_order(len(self.history))[: self.done]
+        return len(self.history) * trainer.images_per_epoch + sum(len(trainer.steps[i].rows) for i in order)
 
 
 def train(trainer: Trainer, checkpoints: Path, on_epoch: Callable[[pd.DataFrame], None]) -> Trained:
@@ -66,39 +92,45 @@ def train(trainer: Trainer, checkpoints: Path, on_epoch: Callable[[pd.DataFrame]
     """
     checkpoint = Checkpoint(checkpoints, trainer.key())
     progress = Progress()
-    if state := checkpoint.load(trainer.device):
+    if state := ranks.from_first(checkpoint.load() if ranks.rank() == 0 else None):
         trainer.load_state(state["trainer"])
         progress = Progress(**state["progress"])
+    epochs, n_images = trainer.params.epochs, progress.n_images(trainer)
+    bar = tqdm(total=epochs * trainer.images_per_epoch, initial=n_images, unit="image", disable=ranks.rank() > 0)
     try:
-        while len(progress.history) < trainer.params.epochs:
-            _run_epoch(trainer, progress, checkpoint)
-            progress.end_epoch(trainer)
-            on_epoch(pd.DataFrame(progress.history))
-            _save(trainer, progress, checkpoint)
+        with bar, logging_redirect_tqdm():
+            while len(progress.history) < epochs:
+                _run_epoch(trainer, progress, checkpoint, bar)
+                progress.end_epoch(trainer)
+                on_epoch(pd.DataFrame(progress.history))
+                _save(trainer, progress, checkpoint)
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise TrainingError(
             f"training: out of memory on {trainer.device}: {error}; lower pairs.views_per_block and pairs_per_block"
         ) from None
     trainer.encoder.load_state_dict(progress.best)
-    checkpoint.remove()
-    return Trained(trainer.encoder, pd.DataFrame(progress.history))
+    if ranks.rank() == 0:
+        checkpoint.remove()
+    first, best = (progress.embeddings[name].numpy() for name in ("first", "best"))
+    return Trained(trainer.encoder, pd.DataFrame(progress.history), first, best)
 
 
-def _run_epoch(trainer: Trainer, progress: Progress, checkpoint: Checkpoint) -> None:
+def _run_epoch(trainer: Trainer, progress: Progress, checkpoint: Checkpoint, bar: "tqdm[NoReturn]") -> None:
     """Take the steps of the epoch that are not done yet."""
     epoch = len(progress.history)
     trainer.encoder.train()
     order = trainer.epoch_order(epoch)
     total = torch.tensor(progress.total, device=trainer.device)
-    title = f"epoch {epoch + 1}/{trainer.params.epochs}"
-    bar = tqdm(order[progress.done :], title, len(order), initial=progress.done, unit="step", leave=False)
-    for position in bar:
+    bar.set_description(f"epoch {epoch + 1}/{trainer.params.epochs}")
+    auc = f"{progress.history[-1]['val_roc_auc']:.3f}" if progress.history else "none yet"
+    for position in order[progress.done :]:
         total += trainer.run_step(epoch, position)
         progress.done += 1
+        bar.update(len(trainer.steps[position].rows))
         if progress.done % LOOK_EVERY == 0 or progress.done == len(order):
             progress.total = total.item()
             _check_finite(progress.total, epoch)
-            bar.set_postfix(loss=f"{progress.total / progress.done:.4f}")
+            bar.set_postfix(loss=f"{progress.total / progress.done:.4f}", val_roc_auc=auc)
         if checkpoint.due():
             progress.total = total.item()
             _save(trainer, progress, checkpoint)
@@ -113,4 +145,5 @@ def _check_finite(total: float, epoch: int) -> None:
 
 
 def _save(trainer: Trainer, progress: Progress, checkpoint: Checkpoint) -> None:
-    checkpoint.save({"trainer": trainer.state(), "progress": vars(progress)})
+    if ranks.rank() == 0:
+        checkpoint.save({"trainer": trainer.state(), "progress": vars(progress)})

@@ -1,0 +1,42 @@
+"""Histograms of the distances of pairs, same class and different: of the test split, and as training moved them."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from isic_siamese.pictures import GREEN, GREY, VERMILLION, write_figure
+
+Floats = npt.NDArray[np.float64]
+
+
+def pair_distances(pairs: pd.DataFrame, rows: npt.NDArray[np.int64], embeddings: npt.NDArray[np.float32]) -> Floats:
+    """Return the Euclidean distances `(P,)` of `pairs` of the images at sorted `rows` `(N,)`, embedded as `(N, D)`."""
+    left, right = (embeddings[np.searchsorted(rows, pairs[side])] for side in ("left", "right"))
+    return np.asarray(np.linalg.norm(left.astype(np.float64) - right, axis=1))
+
+
+def draw_histogram(axes: Axes, title: str, distances: Floats, same: npt.NDArray[np.bool_], margin: float) -> None:
+    """Draw the densities of the distances `(P,)` of same pairs and of different ones, and the margin."""
+    bins = np.linspace(0, 2, 51).tolist()
+    for name, which, colour in (("same class", same, GREEN), ("different class", ~same, VERMILLION)):
+        axes.hist(distances[which], bins, density=True, histtype="stepfilled", color=colour, alpha=0.25)
+        axes.hist(distances[which], bins, density=True, histtype="step", color=colour, linewidth=1.4, label=name)
+    axes.axvline(margin, color=GREY, linewidth=1, linestyle="--", label=f"margin {margin:g}")
+    axes.set(title=title, xlabel="Euclidean distance", ylabel="density", xlim=(0, 2))
+    axes.legend()
+
+
+def write_histograms(path: Path, panels: dict[str, Floats], same: npt.NDArray[np.bool_], margin: float) -> None:
+    """Write the histograms of the same pairs `(P,)`, measured more than once, side by side; `panels` by title."""
+
+    def draw(figure: Figure) -> None:
+        for axes, (title, distances) in zip(
+            figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+        ):
+            draw_histogram(axes, title, distances, same, margin)
+
+    write_figure(path, draw, width=5.4 if len(panels) == 1 else 4.2 * len(panels), height=3.6)
