@@ -117,7 +117,7 @@ def digest(folder: Path) -> str:
 
 def has_shards(folder: Path, n_shards: int) -> bool:
     """Whether a run of `shards` has finished as many as that."""
-    return len(list(folder.glob("data/checkpoints/shards/*/[!.]*"))) >= n_shards
+    return len(list(folder.glob("data/checkpoints/shards/*/[!.]*.npy"))) >= n_shards
 
 
 def kill_and_compare(folder: Path, kills: int) -> str:

@@ -33,11 +33,12 @@ def main() -> None:
     members = [f"{release.TRAIN_FOLDER}{name}.jpg" for name in kept["image_name"]]
     test_members = [f"{release.TEST_FOLDER}{name}.jpg" for name in kept_test["image"]]
     train_set = ImageSet(RAW / release.TRAIN_ZIP, members, TRAIN)
-    write_shards([train_set, ImageSet(RAW / release.TEST_ZIP, test_members, TEST)], WORK, params)
+    test_set = ImageSet(RAW / release.TEST_ZIP, test_members, TEST)
+    sizes, test_sizes = write_shards([train_set, test_set], WORK, params)
 
     write_csv(TRAIN / "removed.csv", removed)
-    write_index(TRAIN, kept)
-    write_index(TEST, kept_test)
+    write_index(TRAIN, kept, sizes)
+    write_index(TEST, kept_test, test_sizes)
     counts = {reason: int((removed["reason"] == reason).sum()) for reason in ("duplicate", "excluded")}
     n_test = {"images": len(kept_test), "removed": {"excluded": len(test) - len(kept_test)}}
     write_json(METRICS, {"train": {"images": len(kept), "removed": counts}, "test": n_test})

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from isic_siamese.errors import DataError
-from isic_siamese.images import MAX_PIXELS, TURNS, choose_scale, choose_window, decode_image
+from isic_siamese.images import MAX_PIXELS, TURNS, choose_scale, choose_window, decode_image, decode_sized
 
 FULLSIZE = Path(__file__).parents[2] / "shared/fullsize-cc0/ISIC_2020_Training_JPEG.zip"
 ORIENTATION = 0x0112
@@ -119,6 +119,17 @@ def test_a_turned_camera_gives_an_upright_image(orientation: int, fit: str) -> N
     jpeg = encode(draw(600, 400), exif=exif)
     upright = encode(ImageOps.exif_transpose(Image.open(io.BytesIO(jpeg))), quality=100, subsampling="4:4:4")
     assert psnr(decode_image(jpeg, 64, fit), decode_image(upright, 64, fit)) > 38  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])  # one for each decoder
+@pytest.mark.parametrize("fit", ["stretch", "pad", "crop"])
+@pytest.mark.parametrize("orientation", [1, *TURNS])
+def test_the_size_is_that_of_the_whole_image_held_upright(orientation: int, fit: str, mode: str) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    jpeg = encode(draw(601, 399).convert(mode), exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(jpeg)))
+    assert decode_sized(jpeg, 32, fit)[1] == upright.size  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])

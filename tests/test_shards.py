@@ -54,6 +54,18 @@ def test_batches_follow_one_another_and_the_last_is_shorter(folder: Path) -> Non
     np.testing.assert_array_equal(np.concatenate(batches), all_images()[::-1])
 
 
+def test_a_task_is_shown_as_a_bar_on_the_error_output_and_changes_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards, rows = Shards(folder), np.arange(sum(SIZES))
+    silent = list(shards.batches(rows, 4))
+    assert capsys.readouterr() == ("", "")
+    shown = list(shards.batches(rows, 4, "embed"))
+    output = capsys.readouterr()
+    assert output.out == "" and "embed: 100%" in output.err and "3/3" in output.err
+    np.testing.assert_array_equal(np.concatenate(shown), np.concatenate(silent))
+
+
 def test_no_shards_are_named_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no shards; run 'dvc repro shards' or 'dvc pull'"):
         Shards(tmp_path)
@@ -82,7 +94,9 @@ def test_shards_of_different_sizes_do_not_go_together(folder: Path, tmp_path: Pa
 
 
 def test_an_index_is_read_as_it_is_written(tmp_path: Path) -> None:
-    (tmp_path / "index.csv").write_text("row,image_name,age_approx,sex,target\n0,NA,45.0,,1\n1,007,,male,0\n")
+    (tmp_path / "index.csv").write_text(
+        "row,image_name,age_approx,sex,target,width,height\n0,NA,45.0,,1,640,480\n1,007,,male,0,6000,4000\n"
+    )
     index = read_index(tmp_path)
     assert index.to_dict("list") == {
         "row": [0, 1],
@@ -90,8 +104,10 @@ def test_an_index_is_read_as_it_is_written(tmp_path: Path) -> None:
         "age_approx": ["45.0", ""],
         "sex": ["", "male"],
         "target": [1, 0],
+        "width": [640, 6000],
+        "height": [480, 4000],
     }
-    assert index["row"].dtype == index["target"].dtype == np.int64
+    assert (index[["row", "target", "width", "height"]].dtypes == np.int64).all()
 
 
 def test_an_index_without_labels_has_no_target(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from torch.nn.functional import interpolate
 from isic_siamese.errors import DataError
 
 Jpeg = bytes | memoryview
+Size = tuple[int, int]  # width and height, pixels
 Fit = Literal["stretch", "pad", "crop"]
 
 SCALES = (8, 4, 2, 1)  # a block becomes 1, 4, 16 or 64 pixels
@@ -38,6 +39,7 @@ TURNS = {  # its value: how to hold the stored image upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+LYING = range(5, 9)  # those that are stored on their side
 
 
 class Window(NamedTuple):
@@ -51,14 +53,21 @@ class Window(NamedTuple):
     target_height: int
 
 
-Decoded = tuple[npt.NDArray[np.uint8], Window, int]  # the pixels, what to take of them, and their scale
+class Decoded(NamedTuple):
+    """An image as its JPEG stores it, at 1 / `scale` of its size, and what to take of it."""
+
+    pixels: npt.NDArray[np.uint8]
+    window: Window
+    scale: int
+    size: Size
 
 
 def decode_image(jpeg: Jpeg, image_px: int, fit: Fit = "stretch") -> npt.NDArray[np.uint8]:
     """Decode the bytes of a JPEG file to RGB uint8 `(image_px, image_px, 3)`, held upright as its EXIF data says.
 
     Greyscale and CMYK become RGB. A colour profile is left aside, as by every other reader in this field: the values
-    are those stored. The result is the same on every machine: all arithmetic on pixels is in integers.
+    are those stored. All arithmetic on pixels is in integers, so the result should not depend on the processor; it was
+    compared between the kernels of one processor, not between processors.
 
     Args:
         jpeg: the whole file.
@@ -70,10 +79,17 @@ def decode_image(jpeg: Jpeg, image_px: int, fit: Fit = "stretch") -> npt.NDArray
         DataError: the bytes are not a whole JPEG, or declare more than `MAX_PIXELS`. The message says why, and
             leaves it to the caller to say which file.
     """
-    pixels, window, scale = _decode_fast(jpeg, image_px, fit) or _decode_any(jpeg, image_px, fit)
+    return decode_sized(jpeg, image_px, fit)[0]
+
+
+def decode_sized(jpeg: Jpeg, image_px: int, fit: Fit = "stretch") -> tuple[npt.NDArray[np.uint8], Size]:
+    """Return the result of `decode_image`, and the size of the whole image at full resolution, held upright."""
+    pixels, window, scale, (width, height) = _decode_fast(jpeg, image_px, fit) or _decode_any(jpeg, image_px, fit)
     small = _resize(pixels, window, scale)
-    turn = TURNS.get(_read_orientation(jpeg))
-    return _pad(small if turn is None else np.array(Image.fromarray(small).transpose(turn)), image_px)
+    orientation = _read_orientation(jpeg)
+    if orientation in TURNS:
+        small = np.array(Image.fromarray(small).transpose(TURNS[orientation]))
+    return _pad(small, image_px), (height, width) if orientation in LYING else (width, height)
 
 
 def choose_window(width: int, height: int, image_px: int, fit: Fit) -> Window:
@@ -114,13 +130,13 @@ def _decode_fast(jpeg: Jpeg, image_px: int, fit: Fit) -> Decoded | None:
     # It takes the smallest of its scales that is at least this large, which is this one. 0 is for full size.
     least = {"min_width": -(-width // scale), "min_height": -(-height // scale)} if scale > 1 else {}
     try:
-        return simplejpeg.decode_jpeg(jpeg, **least), window, scale
+        return Decoded(simplejpeg.decode_jpeg(jpeg, **least), window, scale, (width, height))
     except ValueError as error:
         problem = str(error)
     if problem.endswith("extraneous bytes before marker 0xd9"):
         # Padding between a complete image and its end marker, which some cameras write. The decoder stops at its
         # first warning, so nothing was wrong before.
-        return simplejpeg.decode_jpeg(jpeg, strict=False, **least), window, scale
+        return Decoded(simplejpeg.decode_jpeg(jpeg, strict=False, **least), window, scale, (width, height))
     if problem.startswith(("Premature end", "Corrupt JPEG data")):
         raise DataError(problem)
     return None
@@ -136,7 +152,8 @@ def _decode_any(jpeg: Jpeg, image_px: int, fit: Fit) -> Decoded:
         raise DataError(f"not a JPEG (it begins with {bytes(jpeg[:8])!r})") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(str(error)) from None
-    return pixels, choose_window(pixels.shape[1], pixels.shape[0], image_px, fit), 1
+    height, width = pixels.shape[:2]
+    return Decoded(pixels, choose_window(width, height, image_px, fit), 1, (width, height))
 
 
 def _refuse_bomb(width: int, height: int) -> None:

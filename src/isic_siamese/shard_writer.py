@@ -1,8 +1,8 @@
 """Write the images of zips into shards: each JPEG decoded once, straight out of its zip, on all cores.
 
 A shard is the unit of work, on one machine or on many, and its bytes depend on nothing but its images: not on who
-wrote it, nor when. Finished shards wait in a work folder until all are there, so a run that was killed goes on where
-it was.
+wrote it, nor when. Finished shards wait in a work folder until all are there, each with the sizes of its images, so a
+run that was killed goes on where it was.
 """
 
 import hashlib
@@ -11,12 +11,10 @@ import os
 import shutil
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Sequence
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import import_module
 from importlib.metadata import version
 from io import FileIO
 from pathlib import Path
@@ -30,15 +28,15 @@ from tqdm import tqdm
 
 from isic_siamese import images
 from isic_siamese.errors import DataError, ParamsError
+from isic_siamese.executors import start_executor
 from isic_siamese.files import replacing, write_csv
-from isic_siamese.images import Fit, decode_image
+from isic_siamese.images import Fit, decode_sized
 from isic_siamese.params import Count, Section
 
 logger = logging.getLogger(__name__)
 
 BUFFER_BYTES = 16 << 20  # the largest JPEG of ISIC 2020 is about 10 MB; what is never touched takes no memory
 ENCRYPTED = 0x1  # flag bit of a member
-DASK_ADDRESS = "DASK_SCHEDULER_ADDRESS"  # names a Dask scheduler, such as tcp://head:8786, whose workers do the work
 
 
 class ShardsParams(Section):
@@ -69,6 +67,15 @@ class ShardTask:
     image_px: int
     fit: Fit
 
+    @property
+    def sizes(self) -> Path:
+        """Where the size of each image goes, as `width,height`."""
+        return self.target.with_suffix(".csv")
+
+    def is_done(self) -> bool:
+        """Whether an earlier run wrote both files."""
+        return self.target.exists() and self.sizes.exists()
+
 
 def drop_images(truth: pd.DataFrame, duplicates: Sequence[str], exclude: Sequence[str]) -> pd.DataFrame:
     """Return the rows `image_name, reason` of the images of `truth` to leave out, in its order.
@@ -91,14 +98,16 @@ def check_excluded(exclude: Sequence[str], names: Sequence[str]) -> None:
         raise ParamsError(f"shards.exclude: no such image in the release: {', '.join(unknown)}; check the spelling")
 
 
-def write_index(folder: Path, table: pd.DataFrame) -> None:
-    """Write `index.csv`: `row`, then the columns of `table`, a line an image, in the order of the shards."""
-    index = table.reset_index(drop=True)
+def write_index(folder: Path, table: pd.DataFrame, sizes: pd.DataFrame) -> None:
+    """Write `index.csv`: `row`, the columns of `table`, then `sizes`; a line an image, in the order of the shards."""
+    index = pd.concat([table.reset_index(drop=True), sizes], axis=1)
     index.insert(0, "row", range(len(index)))
     write_csv(folder / "index.csv", index)
 
 
-def write_shards(sets: Sequence[ImageSet], work: Path, params: ShardsParams, workers: int | None = None) -> None:
+def write_shards(
+    sets: Sequence[ImageSet], work: Path, params: ShardsParams, workers: int | None = None
+) -> list[pd.DataFrame]:
     """Decode each of `sets` into `shard-00000.npy` and so on in its folder, on `workers` threads (None: all cores).
 
     Threads suffice, as decoding and resizing leave Python's lock alone. With `DASK_SCHEDULER_ADDRESS` set in the
@@ -110,6 +119,9 @@ def write_shards(sets: Sequence[ImageSet], work: Path, params: ShardsParams, wor
             killed run left there is used; it is deleted at the end.
         params: image size, fit, images in a shard.
         workers: shards written at a time.
+
+    Returns:
+        For each of `sets` the size of each image at full resolution, held upright: `width, height`, pixels, int64.
 
     Raises:
         DataError: members are absent or corrupt. All are named, and the other shards stay in `work` for the next run.
@@ -124,27 +136,31 @@ def write_shards(sets: Sequence[ImageSet], work: Path, params: ShardsParams, wor
         what = f"{len(problems):,} images that cannot be decoded"
         advice = "take other copies of them, or leave them out knowingly: list their names in shards.exclude"
         raise DataError("\n       ".join([f"{sets[0].source.parent}: {what}", *problems, advice]))
+    sizes = [_read_sizes(plan) for plan in plans]
     for image_set, plan in zip(sets, plans, strict=True):
         _place(plan, image_set.folder)
     shutil.rmtree(work, ignore_errors=True)
+    return sizes
 
 
 def write_shard(task: ShardTask) -> list[str]:
-    """Decode the members of `task` into its shard; if any cannot be, write nothing and return a line for each."""
+    """Decode the members of `task` into its two files; if any cannot be, write nothing and return a line for each."""
     shard = np.empty((len(task.members), task.image_px, task.image_px, 3), np.uint8)
-    problems = []
+    sizes, problems = [], []
     archive = _open_zip(task.source, task.source.stat().st_mtime_ns)
     buffer = np.empty(BUFFER_BYTES, np.uint8).data
     with task.source.open("rb", buffering=0) as file:
         for row, member in enumerate(task.members):
             try:
                 jpeg = _read_member(archive, file, member, buffer)
-                shard[row] = decode_image(jpeg, task.image_px, task.fit)
+                shard[row], size = decode_sized(jpeg, task.image_px, task.fit)
+                sizes.append(size)
             except KeyError:
                 problems.append(f"{task.source.name}/{member}: not in the zip")
             except (DataError, BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
                 problems.append(f"{task.source.name}/{member}: {error}")
     if not problems:
+        write_csv(task.sizes, pd.DataFrame(sizes, columns=["width", "height"]))
         with replacing(task.target) as temporary:
             np.save(temporary, shard)
     return problems
@@ -202,12 +218,12 @@ def _recipe(image_px: int, fit: Fit) -> bytes:
 
 def _run(tasks: Sequence[ShardTask], workers: int | None) -> list[str]:
     """Write the shards that are not there yet; return the problems of all, in the order of `tasks`."""
-    missing = [task for task in tasks if not task.target.exists()]
+    missing = [task for task in tasks if not task.is_done()]
     if len(missing) < len(tasks):
         logger.info("%d of %d shards are there from an earlier run", len(tasks) - len(missing), len(tasks))
     n_images = sum(len(task.members) for task in missing)
     problems: dict[Path, list[str]] = {}
-    with _executor(workers or os.cpu_count() or 1) as executor, tqdm(total=n_images, unit="image") as bar:
+    with start_executor(workers or os.cpu_count() or 1) as executor, tqdm(total=n_images, unit="image") as bar:
         futures = {executor.submit(write_shard, task): task for task in missing}
         for future in as_completed(futures):
             problems[futures[future].target] = future.result()
@@ -215,27 +231,10 @@ def _run(tasks: Sequence[ShardTask], workers: int | None) -> list[str]:
     return [line for task in missing for line in problems[task.target]]
 
 
-@contextmanager
-def _executor(workers: int) -> Iterator[Executor]:
-    """Yield the threads of this process, or the cluster that the environment names."""
-    address = os.environ.get(DASK_ADDRESS)
-    if not address:
-        pool = ThreadPoolExecutor(workers)
-        try:
-            yield pool
-        finally:
-            pool.shutdown(cancel_futures=True)  # so that Ctrl-C waits for the shards begun, not for all
-        return
-    try:
-        distributed = import_module("distributed")
-    except ModuleNotFoundError:
-        raise ParamsError(f"{DASK_ADDRESS}={address}, but Dask is not there; run 'pip install distributed'") from None
-    with distributed.Client(address) as client:
-        executor = client.get_executor(pure=False)  # a shard is a file, which an earlier result does not bring back
-        try:
-            yield executor
-        finally:
-            executor.shutdown(wait=False)  # so that Ctrl-C cancels the rest
+def _read_sizes(tasks: Sequence[ShardTask]) -> pd.DataFrame:
+    if not tasks:  # a release may come without test images
+        return pd.DataFrame({"width": [], "height": []}, dtype="int64")
+    return pd.concat([pd.read_csv(task.sizes) for task in tasks], ignore_index=True)
 
 
 def _place(tasks: Sequence[ShardTask], folder: Path) -> None:

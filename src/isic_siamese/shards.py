@@ -6,12 +6,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from tqdm import tqdm
 
 from isic_siamese.errors import DataError
 
+NUMBERS = ("target", "width", "height")
+
 
 def read_index(folder: Path) -> pd.DataFrame:
-    """Read `index.csv` of `folder`: strings as written, `row` int64, `target` int64 when it is there.
+    """Read `index.csv` of `folder`: strings as written, but `row`, and `target, width, height` where they are, int64.
 
     Raises:
         DataError: there is no such file, or it is not an index.
@@ -19,7 +22,7 @@ def read_index(folder: Path) -> pd.DataFrame:
     path = folder / "index.csv"
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        index = table.astype({"row": "int64"} | ({"target": "int64"} if "target" in table else {}))
+        index = table.astype(dict.fromkeys(["row", *(name for name in NUMBERS if name in table)], "int64"))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; run 'dvc repro shards' or 'dvc pull'") from None
     except (ValueError, KeyError) as error:
@@ -70,9 +73,11 @@ class Shards:
             images[here] = self._shards[owner][rows[here] - self._starts[owner]]
         return images
 
-    def batches(self, rows: npt.NDArray[np.integer], size: int) -> Iterator[npt.NDArray[np.uint8]]:
-        """Yield the images at `rows`, in that order, `size` at a time."""
-        for start in range(0, len(rows), size):
+    def batches(
+        self, rows: npt.NDArray[np.integer], size: int, task: str | None = None
+    ) -> Iterator[npt.NDArray[np.uint8]]:
+        """Yield the images at `rows`, in that order, `size` at a time; with a `task`, a progress bar names it."""
+        for start in tqdm(range(0, len(rows), size), task, disable=task is None):
             yield self.images(rows[start : start + size])
 
 
