@@ -7,7 +7,6 @@ Writes: metrics/controls.json
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from isic_siamese.bootstrap import draw_resamples
 from isic_siamese.controls import ControlData, control_figures, control_scores
@@ -29,12 +28,11 @@ def main() -> None:
     params = Params()
     section, seed = params.section("evaluate", EvaluateParams), params.common.seed
     index, splits, shards = read_index(SHARDS), read_splits(SPLITS_CSV), Shards(SHARDS)
-    n_batches = -(-len(index) // EMBED_BATCH)
     data = ControlData(
         index,
         rows_of(index, splits, "train"),
         rows_of(index, splits, "test"),
-        lambda: tqdm(shards.batches(index["row"].to_numpy(), EMBED_BATCH), "controls", n_batches),
+        lambda: shards.batches(index["row"].to_numpy(), EMBED_BATCH, "controls"),
     )
     test, malignant = index.iloc[data.test], data.malignant[data.test]
     resamples = draw_resamples(test["patient_id"], malignant, section.resamples, np.random.default_rng(seed))

@@ -4,13 +4,10 @@ Reads: data/models/, data/shards/train/, data/splits.csv, data/pairs/test.csv
 Writes: data/evaluation/, metrics/evaluate.json, metrics/plots/
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
-from tqdm import tqdm
 
 from isic_siamese.bootstrap import draw_resamples
 from isic_siamese.classifier import fit_classifier, reference_scores, write_classifier
@@ -55,8 +52,9 @@ def main() -> None:
 
     shards = Shards(SHARDS)
     removed = pd.read_csv(SHARDS / "removed.csv", dtype=str)["image_name"]
-    checked = check_leaks(index, rows, removed, thumbnails(_batches(shards, "check for leaks")))
-    embeddings = embed(read_model(MODELS), _batches(shards, "embed"))
+    all_rows = index["row"].to_numpy()
+    checked = check_leaks(index, rows, removed, thumbnails(shards.batches(all_rows, EMBED_BATCH, "check for leaks")))
+    embeddings = embed(read_model(MODELS), shards.batches(all_rows, EMBED_BATCH, "embed"))
     references = pick_references(index, embeddings, rows["train"])
     malignant = index["target"].to_numpy() == 1
     val_scores = reference_scores(
@@ -84,11 +82,6 @@ def main() -> None:
     write_map(PLOTS / "embeddings.png", embeddings[rows["test"]], answers.malignant)
     counts = {"test": count_answers(answers, test["patient_id"]), "checked_for_leaks": checked}
     write_json(METRICS, report(evaluation, classifier) | {"counts": counts, "groups": groups})
-
-
-def _batches(shards: Shards, task: str) -> Iterator[npt.NDArray[np.uint8]]:
-    batches = shards.batches(np.arange(len(shards)), EMBED_BATCH)
-    yield from tqdm(batches, task, -(-len(shards) // EMBED_BATCH))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Writes: data/predictions/submission.csv, metrics/predict.json
 from pathlib import Path
 
 import pandas as pd
-from tqdm import tqdm
 
 from isic_siamese.classifier import read_classifier, reference_scores
 from isic_siamese.encoder import EMBED_BATCH, embed, read_model
@@ -28,8 +27,8 @@ def main() -> None:
     encoder, index = read_model(MODELS), read_index(SHARDS)
     references, classifier = read_references(EVALUATION), read_classifier(EVALUATION / "classifier.json")
     # A release may come without test images, and then there are no shards.
-    batches = Shards(SHARDS).batches(index["row"].to_numpy(), EMBED_BATCH) if len(index) else []
-    embeddings = embed(encoder, tqdm(batches, "embed", -(-len(index) // EMBED_BATCH)))
+    batches = Shards(SHARDS).batches(index["row"].to_numpy(), EMBED_BATCH, "embed") if len(index) else []
+    embeddings = embed(encoder, batches)
     scores = reference_scores(embeddings, references.embeddings, references.malignant, classifier.temperature)
     probabilities = classifier.probabilities(scores)
 
