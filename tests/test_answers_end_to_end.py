@@ -53,6 +53,8 @@ def make_project(folder: Path) -> None:
             "diagnosis": np.where(malignant, "melanoma", "nevus"),
             "benign_malignant": np.where(malignant, "malignant", "benign"),
             "target": malignant.astype(int),
+            "width": 1024,
+            "height": 768,
         }
     )
     shards = folder / "data/shards"

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from isic_siamese import bootstrap
-from isic_siamese.bootstrap import Floats, draw_resamples, interval, resample_images, resample_pairs
+from isic_siamese.bootstrap import Floats, draw_resamples, figure, interval, resample_images, resample_pairs
 
 PATIENTS = pd.Series(["c", "a", "b", "a", "d", "d", "e"])
 MALIGNANT = np.array([True, False, False, True, False, False, False])  # patients a and c have one
@@ -66,3 +66,23 @@ def test_the_interval_of_a_mean_is_near_the_textbook_one() -> None:
 def test_undefined_resamples_are_left_out_while_they_are_the_minority() -> None:
     assert interval(np.array([1.0, np.nan, 3.0]), 0.9) == pytest.approx((1.1, 2.9))
     assert interval(np.array([1.0, np.nan, np.nan]), 0.9) is None
+
+
+def test_a_rate_of_which_all_resamples_agree_has_the_interval_of_clopper_and_pearson() -> None:
+    certain = np.ones(200)
+    # All of n right: the lower end is the rate at which that happens in 2.5 % of the cases.
+    assert figure(1.0, certain, 0.95, 7) == {"value": 1.0, "low": pytest.approx(0.025 ** (1 / 7)), "high": 1.0}
+    assert figure(0.0, 0 * certain, 0.9, 4) == {"value": 0.0, "low": 0.0, "high": pytest.approx(1 - 0.05 ** (1 / 4))}
+
+
+def test_any_other_figure_of_which_all_resamples_agree_has_no_interval() -> None:
+    assert figure(1.0, np.ones(200), 0.95) == {"value": 1.0}
+
+
+def test_a_rate_whose_resamples_differ_keeps_their_interval() -> None:
+    assert figure(0.5, np.linspace(0, 1, 101), 0.5, 7) == pytest.approx({"value": 0.5, "low": 0.25, "high": 0.75})
+
+
+def test_the_patients_of_some_images_are_counted_once_each() -> None:
+    resamples = draw_resamples(PATIENTS, MALIGNANT, 1, np.random.default_rng(0))
+    assert resamples.count_patients(np.array([False, True, False, True, True, True, False])) == 2

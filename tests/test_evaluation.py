@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -69,6 +70,7 @@ def test_the_report_is_json_with_the_goal_first_and_the_studies_in_a_group(evalu
 def test_the_goal_is_reached_by_the_lower_end_alone() -> None:
     assert "reaches 0.80" in goal({"value": 0.85, "low": 0.8, "high": 0.9})
     assert "does not reach 0.80" in goal({"value": 0.85, "low": 0.799, "high": 0.9})
+    assert "is not known" in goal({"value": 1.0})
 
 
 def test_the_curves_are_those_of_the_scores_and_decisions() -> None:
@@ -97,4 +99,17 @@ def test_pairs_of_one_class_that_lie_nearer_are_verified() -> None:
     rng = np.random.default_rng(0)
     resamples = draw_resamples(PATIENTS, answers.malignant, 100, rng)
     figure = evaluate(answers, pairs, resamples, 0.95, rng).figures["pair_verification_auc"]
-    assert figure == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert figure == {"value": 1.0}  # an interval of no width would claim certainty
+
+
+def test_a_sensitivity_of_all_melanomas_has_an_interval_over_the_patients_who_have_one() -> None:
+    answers = some_answers()
+    sure = replace(answers, decisions=answers.decisions | answers.malignant)
+    rng = np.random.default_rng(0)
+    resamples = draw_resamples(PATIENTS, answers.malignant, 100, rng)
+    pairs = pd.DataFrame({"left": np.arange(79), "right": np.arange(1, 80), "same": np.arange(79) % 2})
+    measured = measure_pairs(pairs, unit(rng, 80), np.arange(80))
+    figure = evaluate(sure, measured, resamples, 0.95, rng).figures["sensitivity"]
+    n = PATIENTS[answers.malignant].nunique()
+    assert n < 80 / 4 + 1
+    assert figure == {"value": 1.0, "low": pytest.approx(0.025 ** (1 / n)), "high": 1.0}

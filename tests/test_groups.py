@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from isic_siamese.bootstrap import draw_resamples
-from isic_siamese.groups import group_figures, image_groups
+from isic_siamese.groups import SIZE_BANDS, group_figures, image_groups
 from tests.test_measures import some_answers
 
 INDEX = pd.DataFrame(
@@ -12,15 +14,34 @@ INDEX = pd.DataFrame(
         "sex": ["male", "female", "", "male"],
         "age_approx": ["39", "45.0", "", "60"],
         "anatom_site_general_challenge": ["torso", "head/neck", "", "lower extremity"],
+        "width": [640, 1872, 5184, 6000],
+        "height": [480, 1053, 3456, 4000],
     }
 )
 
 
-def test_each_image_has_a_sex_an_age_band_and_a_site() -> None:
+def test_each_image_has_a_sex_an_age_band_a_site_and_a_size() -> None:
     groups = image_groups(INDEX)
     assert groups["sex"].tolist() == ["male", "female", "unknown", "male"]
     assert groups["age"].tolist() == ["below_40", "40_to_59", "unknown", "60_and_over"]
     assert groups["site"].tolist() == ["torso", "head_neck", "unknown", "lower_extremity"]
+    assert groups["source_size"].tolist() == list(SIZE_BANDS)
+
+
+@pytest.mark.parametrize(("width", "band"), [(999, 0), (1000, 1), (4999, 1), (5000, 2), (19999, 2), (20000, 3)])
+def test_a_band_of_sizes_holds_its_lower_end(width: int, band: int) -> None:
+    index = INDEX[:1].assign(width=width, height=1000)
+    assert image_groups(index)["source_size"].tolist() == [SIZE_BANDS[band]]
+
+
+def test_bands_come_from_low_to_high() -> None:
+    answers = some_answers(4)
+    resamples = draw_resamples(pd.Series(np.arange(4)), answers.malignant, 10, np.random.default_rng(0))
+    content = group_figures(answers, image_groups(INDEX), resamples, 0.95)
+    assert list(content) == ["sex", "age", "site", "source_size"]
+    assert list(content["age"]) == ["below_40", "40_to_59", "60_and_over", "unknown"]
+    assert list(content["source_size"]) == list(SIZE_BANDS)
+    assert content["source_size"]["20_megapixels_and_over"] == {"images": 1, "melanomas": 0}
 
 
 def test_groups_have_their_own_figures_and_those_with_too_few_of_a_class_have_counts_alone() -> None:
@@ -36,3 +57,13 @@ def test_groups_have_their_own_figures_and_those_with_too_few_of_a_class_have_co
     for name in ("roc_auc", "sensitivity", "specificity"):
         figure: dict[str, float] = content["a"][name]  # type: ignore[assignment]
         assert figure["low"] < figure["value"] < figure["high"]
+    assert set(content["a"]) == {"images", "melanomas", "roc_auc", "sensitivity", "specificity"}
+
+
+def test_a_group_of_which_all_melanomas_were_found_has_an_interval_over_its_own_patients() -> None:
+    answers = some_answers(160)
+    sure = replace(answers, decisions=answers.malignant)
+    resamples = draw_resamples(pd.Series(np.arange(160) // 8), answers.malignant, 50, np.random.default_rng(0))
+    groups = pd.DataFrame({"sex": np.where(np.arange(160) < 80, "a", "b")})  # two melanomas a patient, ten patients
+    found = group_figures(sure, groups, resamples, 0.95)["sex"]["a"]["sensitivity"]
+    assert found == {"value": 1.0, "low": pytest.approx(0.025 ** (1 / 10)), "high": 1.0}

@@ -52,6 +52,23 @@ ORACLES: dict[str, tuple[Callable[[metrics.Curve], Floats], Callable[[Bools, Flo
 }
 
 
+@pytest.mark.parametrize("ties", [True, False])
+def test_the_area_by_ranks_is_that_under_the_curve(ties: bool) -> None:
+    scores, positive, weights = sample(rows=20, ties=ties)
+    weights[3, positive] = 0  # none of a class: no area
+    by_rank = metrics.rank_auc(scores, positive)(weights)
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_allclose(by_rank, metrics.roc_auc(sweep(scores, positive, weights)), atol=1e-12)
+    assert np.isnan(by_rank[3]) and np.isfinite(np.delete(by_rank, 3)).all()
+
+
+def test_the_area_by_ranks_of_three_scores_is_that_counted_by_hand() -> None:
+    scores, positive = np.array([0.2, 0.5, 0.5, 0.9]), np.array([False, True, False, True])
+    # Of the four couples three are right and one is level; with the last image twice, of six five and one.
+    areas = metrics.rank_auc(scores, positive)(np.array([[1.0, 1, 1, 1], [1, 1, 1, 2]]))
+    assert areas == pytest.approx([3.5 / 4, 5.5 / 6])
+
+
 @pytest.mark.parametrize("name", ORACLES)
 @pytest.mark.parametrize("ties", [True, False])
 def test_a_curve_measure_equals_scikit_learn_in_each_resample(name: str, ties: bool) -> None:

@@ -84,8 +84,10 @@ def paired_bootstrap(
     scores = [table[f"score_{run}"].to_numpy(np.float64) for run in (1, 2)]
     decisions = [np.asarray(table[f"decision_{run}"] == 1) for run in (1, 2)]
 
+    measures = [metrics.rank_auc(values, malignant) for values in scores]
+
     def gains(weights: Floats) -> dict[str, Floats]:
-        areas = [metrics.roc_auc(metrics.sweep(values, malignant, weights)) for values in scores]
+        areas = [measure(weights) for measure in measures]
         rates = [metrics.decision_figures(flagged, malignant, weights)["balanced_accuracy"] for flagged in decisions]
         return {"roc_auc": areas[1] - areas[0], "balanced_accuracy": rates[1] - rates[0]}
 

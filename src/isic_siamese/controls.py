@@ -15,10 +15,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from isic_siamese import metrics
 from isic_siamese.bootstrap import Resamples, figure, resample_images
 from isic_siamese.classifier import Bools, Embeddings, Floats, reference_scores
 from isic_siamese.encoder import BUNDLED_ENCODER, SiameseEncoder, build_encoder, embed, pick_device
+from isic_siamese.metrics import rank_auc
 
 Batches = Callable[[], Iterable[npt.NDArray[np.uint8]]]
 
@@ -103,8 +103,8 @@ def _vote(data: ControlData, embeddings: Embeddings, labels: Bools) -> Floats:
     return reference_scores(embeddings[data.test], embeddings[data.train], labels)
 
 
-def _area(scores: Floats, malignant: Bools, weights: Floats) -> dict[str, Floats]:
-    return {"roc_auc": metrics.roc_auc(metrics.sweep(scores, malignant, weights))}
+def _area(measure: Callable[[Floats], Floats], weights: Floats) -> dict[str, Floats]:
+    return {"roc_auc": measure(weights)}
 
 
 def control_figures(
@@ -118,7 +118,7 @@ def control_figures(
         if name.startswith("shuffled_labels."):
             shuffled.append(area)
             continue
-        spread = resample_images(partial(_area, values, malignant), resamples)
+        spread = resample_images(partial(_area, rank_auc(values, malignant)), resamples)
         figures[name] = {"roc_auc": figure(area, spread["roc_auc"], confidence)}
     figures["shuffled_labels"] = {"roc_auc": figure(float(np.mean(shuffled)), np.array(shuffled), confidence)}
     return figures | {"all_benign": {"accuracy": {"value": float(1 - malignant.mean())}}}

@@ -9,10 +9,10 @@ import pandas as pd
 from pydantic import Field
 from sklearn import metrics as sk
 
-from isic_siamese import metrics
 from isic_siamese.bootstrap import Resamples, figure, resample_images, resample_pairs
 from isic_siamese.classifier import Classifier, Embeddings
-from isic_siamese.measures import Answers, point_measures, resampled_measures
+from isic_siamese.measures import Answers, point_measures, rate_bases, resampled_measures
+from isic_siamese.metrics import rank_auc
 from isic_siamese.params import Count, Fraction, Positive, Section
 from isic_siamese.references import References
 
@@ -84,16 +84,15 @@ def evaluate(
     values = point_measures(answers)
     spread = resample_images(lambda weights: resampled_measures(answers, weights, rng), resamples)
     values["pair_verification_auc"] = float(sk.roc_auc_score(pairs.same, -pairs.distances))
-    spread |= resample_pairs(
-        lambda weights: {
-            "pair_verification_auc": metrics.roc_auc(metrics.sweep(-pairs.distances, pairs.same, weights))
-        },
-        resamples,
-        pairs.left,
-        pairs.right,
-    )
+    area = rank_auc(-pairs.distances, pairs.same)
+    spread |= resample_pairs(lambda w: {"pair_verification_auc": area(w)}, resamples, pairs.left, pairs.right)
     band = np.quantile(spread["band"], [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
-    return Evaluation({name: figure(value, spread[name], confidence) for name, value in values.items()}, band)
+    patients = {name: resamples.count_patients(images) for name, images in rate_bases(answers).items()}
+    figures = {
+        name: figure(value, spread[name], confidence, patients.get(name.rpartition(".")[2]))
+        for name, value in values.items()
+    }
+    return Evaluation(figures, band)
 
 
 def report(evaluation: Evaluation, classifier: Classifier) -> dict[str, object]:
@@ -120,9 +119,12 @@ def goal(balanced_accuracy: Figure) -> str:
     >>> goal({"value": 0.83, "low": 0.79, "high": 0.87})
     'balanced accuracy 0.830 (0.790 to 0.870): the lower end does not reach 0.80'
     """
-    value, low, high = (balanced_accuracy.get(name, float("nan")) for name in ("value", "low", "high"))
+    said = f"balanced accuracy {balanced_accuracy['value']:.3f}"
+    if "low" not in balanced_accuracy:
+        return f"{said}, too few images for an interval: whether it reaches {GOAL:.2f} is not known"
+    low, high = balanced_accuracy["low"], balanced_accuracy["high"]
     verdict = "reaches" if low >= GOAL else "does not reach"
-    return f"balanced accuracy {value:.3f} ({low:.3f} to {high:.3f}): the lower end {verdict} {GOAL:.2f}"
+    return f"{said} ({low:.3f} to {high:.3f}): the lower end {verdict} {GOAL:.2f}"
 
 
 def count_answers(answers: Answers, patient_ids: pd.Series) -> dict[str, int | float]:

@@ -1,6 +1,7 @@
-"""Whom the classifier fails: its figures within groups of patients and body sites."""
+"""Whom the classifier fails: its figures within groups of patients, body sites and cameras."""
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -9,23 +10,35 @@ from sklearn import metrics as sk
 
 from isic_siamese import metrics
 from isic_siamese.bootstrap import Resamples, figure, resample_images
-from isic_siamese.measures import Answers
+from isic_siamese.measures import Answers, rate_bases
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 LEAST = 10  # images of each class below which a figure says nothing of a group
-AGE_EDGES = (0, 40, 60, 200)
+AGE_EDGES = (0, 40, 60, np.inf)  # years
 AGE_BANDS = ("below_40", "40_to_59", "60_and_over")
+# ISIC 2020 names no camera. Its sizes are those of a few, from 640x480 over 1872x1053 and 5184x3456 to 6000x4000.
+SIZE_EDGES = (0, 1e6, 5e6, 20e6, np.inf)  # pixels
+SIZE_BANDS = ("below_1_megapixel", "1_to_5_megapixels", "5_to_20_megapixels", "20_megapixels_and_over")
+BANDS = (*AGE_BANDS, *SIZE_BANDS)
 COLUMNS = {"sex": "sex", "site": "anatom_site_general_challenge"}
 
 
 def image_groups(index: pd.DataFrame) -> pd.DataFrame:
-    """Return the group of each image by `sex`, `age` and `site`, a word each; `unknown` where the release is silent."""
-    groups = {name: index[column].map(_word) for name, column in COLUMNS.items()}
+    """Return the group of each image, a word each: by `sex`, `age`, `site`, and by `source_size`, its JPEG's pixels.
+
+    `unknown` where the release is silent.
+    """
+    words = {name: index[column].map(_word) for name, column in COLUMNS.items()}
     ages = pd.to_numeric(index["age_approx"].replace("", np.nan))
-    bands = pd.cut(ages, AGE_EDGES, right=False, labels=AGE_BANDS).astype(object)
-    return pd.DataFrame({"sex": groups["sex"], "age": bands.where(ages.notna(), "unknown"), "site": groups["site"]})
+    age = _band(ages, AGE_EDGES, AGE_BANDS).where(ages.notna(), "unknown")
+    size = _band(index["width"] * index["height"], SIZE_EDGES, SIZE_BANDS)
+    return pd.DataFrame({"sex": words["sex"], "age": age, "site": words["site"], "source_size": size})
+
+
+def _band(values: pd.Series, edges: Sequence[float], bands: Sequence[str]) -> pd.Series:
+    return pd.cut(values, list(edges), right=False, labels=list(bands)).astype(object)
 
 
 def _word(value: str) -> str:
@@ -49,11 +62,16 @@ def group_figures(
     """
     content: dict[str, dict[str, dict[str, object]]] = {}
     for kind in map(str, groups):
-        names = sorted(groups[kind].unique())
+        names = sorted(groups[kind].unique(), key=_place)
         content[kind] = {
             name: _figures(answers, groups[kind].to_numpy(object) == name, resamples, confidence) for name in names
         }
     return content
+
+
+def _place(name: str) -> tuple[int, str]:
+    """Order bands from low to high, and other words by the alphabet."""
+    return (BANDS.index(name) if name in BANDS else len(BANDS), name)
 
 
 def _figures(answers: Answers, within: Bools, resamples: Resamples, confidence: float) -> dict[str, object]:
@@ -67,11 +85,14 @@ def _figures(answers: Answers, within: Bools, resamples: Resamples, confidence: 
         "sensitivity": sk.recall_score(part.malignant, part.decisions),
         "specificity": sk.recall_score(~part.malignant, ~part.decisions),
     }
-    spread = resample_images(lambda weights: _resampled(part, weights[:, within]), resamples)
-    return counts | {name: figure(value, spread[name], confidence) for name, value in values.items()}
+    area = metrics.rank_auc(part.scores, part.malignant)
 
+    def measure(weights: Floats) -> dict[str, Floats]:
+        weights = weights[:, within]
+        return {"roc_auc": area(weights), **metrics.decision_figures(part.decisions, part.malignant, weights)}
 
-def _resampled(part: Answers, weights: Floats) -> dict[str, Floats]:
-    decided = metrics.decision_figures(part.decisions, part.malignant, weights)
-    area = metrics.roc_auc(metrics.sweep(part.scores, part.malignant, weights))
-    return {"roc_auc": area, "sensitivity": decided["sensitivity"], "specificity": decided["specificity"]}
+    spread = resample_images(measure, resamples)
+    patients = {name: resamples.count_patients(within & images) for name, images in rate_bases(answers).items()}
+    return counts | {
+        name: figure(value, spread[name], confidence, patients.get(name)) for name, value in values.items()
+    }

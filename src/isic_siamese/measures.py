@@ -73,6 +73,17 @@ def answer(classifier: Classifier, references: References, embeddings: Embedding
     )
 
 
+def rate_bases(answers: Answers) -> dict[str, Bools]:
+    """Return which images each rate is a share of, `(N,)`."""
+    return {
+        "accuracy": np.ones_like(answers.malignant),
+        "sensitivity": answers.malignant,
+        "specificity": ~answers.malignant,
+        "ppv": answers.decisions,
+        "npv": ~answers.decisions,
+    }
+
+
 def point_measures(answers: Answers) -> dict[str, float]:
     """Return every figure of `answers`, by scikit-learn where it has it; those that do not exist are left out."""
     y, scores, flagged = answers.malignant, answers.scores, answers.decisions

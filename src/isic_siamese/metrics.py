@@ -3,6 +3,7 @@
 scikit-learn gives each point estimate (`evaluation.py`), and is the oracle of these functions in their tests.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,6 +61,29 @@ def _running_sum(weights: Floats, starts: npt.NDArray[np.int64]) -> Floats:
 def roc_auc(curve: Curve) -> Floats:
     """Area under the ROC curve, `(B,)`: equal scores count half."""
     return np.asarray(np.trapezoid(curve.sensitivity, curve.false_alarm_rate, axis=1), np.float64)
+
+
+def rank_auc(scores: Floats, positive: Bools) -> Callable[[Floats], Floats]:
+    """Return a function from weights `(B, N)` to `roc_auc(sweep(scores, positive, weights))`, without the curve.
+
+    The ranks are found once and not in each chunk of weights: 1.6 s instead of 18 for 2,000 resamples of 151,552 pairs.
+    """
+    order = np.argsort(scores, kind="stable")
+    ups, downs = order[positive[order]], order[~positive[order]]
+    # Positives below each negative, and those below or level with it.
+    below, upto = (np.searchsorted(scores[ups], scores[downs], side=side) for side in ("left", "right"))
+
+    def measure(weights: Floats) -> Floats:
+        sums = np.zeros((len(weights), len(ups) + 1))
+        np.cumsum(np.take(weights, ups, axis=1), axis=1, out=sums[:, 1:])
+        negatives = np.take(weights, downs, axis=1)
+        wrong = np.einsum("bn,bn->b", negatives, np.take(sums, below, axis=1))
+        if (below != upto).any():
+            wrong = (wrong + np.einsum("bn,bn->b", negatives, np.take(sums, upto, axis=1))) / 2
+        with np.errstate(invalid="ignore"):  # a resample without a class has no area: NaN
+            return np.asarray(1 - wrong / (sums[:, -1] * negatives.sum(axis=1)), np.float64)
+
+    return measure
 
 
 def average_precision(curve: Curve) -> Floats:

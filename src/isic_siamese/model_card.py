@@ -63,7 +63,7 @@ LIMITS = """\
 ## Limits
 
 - ISIC 2020 has no column for skin tone, and its patients are mostly light-skinned: how the model does on dark skin is
-  unknown. Nor does it name the clinic or camera of an image, so figures by source cannot be given.
+  unknown. Nor does it name the clinic or camera of an image; the size of its JPEG stands in for the camera.
 - Most benign lesions were labelled without histology, melanomas with it. A label may be wrong.
 - An image is seen at a small size (`shards.image_px`): fine structures that dermatologists use are lost.
 - No patient, lesion or near-identical picture is in two splits: a run with such a leak fails. A picture cropped by more
@@ -117,7 +117,8 @@ def _figures(numbers: Numbers) -> Iterator[str]:
     evaluation = numbers["evaluate"]
     yield "## Figures"
     yield ""
-    yield "Test split, read once; in brackets the interval of a bootstrap over patients."
+    yield "Test split, read once; in brackets the interval of a bootstrap over patients. Where all resamples agree,"
+    yield "a rate has that of Clopper and Pearson, with patients for trials, and any other figure has none."
     yield ""
     yield f"**Goal of 80 % accuracy**: {evaluation['goal']}."
     yield ""
@@ -148,7 +149,7 @@ def _groups(groups: Numbers) -> Iterator[str]:
     for kind, members in groups.items():
         for name, figures in members.items():
             cells = [_cell(figures.get(figure)) for figure in ("roc_auc", "sensitivity", "specificity")]
-            title = f"{kind}: {name.replace('_', ' ')}"
+            title = f"{kind}: {name}".replace("_", " ")
             yield f"| {title} | {figures['images']} | {figures['melanomas']} | {' | '.join(cells)} |"
     yield ""
 
