@@ -71,7 +71,7 @@ def test_two_processes_have_the_loss_and_the_gradients_of_one(found: list[dict[s
 
 
 def test_two_processes_end_within_rounding_of_one(found: list[dict[str, Tensor]]) -> None:
-    """After twelve steps; AdamW divides by the size of a gradient, and so makes much of the rounding of small ones."""
+    """After twenty steps; AdamW divides by the size of a gradient, and so makes much of the rounding of small ones."""
     one, *two = found
     for other in two:
         torch.testing.assert_close(other["losses"], one["losses"], rtol=1e-5, atol=0)

@@ -8,6 +8,7 @@ import torch
 from isic_siamese.augment import N_DRAWS
 from isic_siamese.encoder import EMBED_BATCH, embed
 from isic_siamese.errors import DataError, TrainingError
+from isic_siamese.image_source import ImageSource
 from isic_siamese.losses import contrastive_loss, pair_distances
 from isic_siamese.shards import Shards
 from isic_siamese.trainer import TrainingData, learning_rate_factor
@@ -80,6 +81,24 @@ def test_every_loss_goes_down_on_a_step_that_is_repeated(data: TrainingData, los
     run = make_trainer(data, loss=loss, warmup_epochs=0.0)
     losses = [run.run_step(0, 0).item() for _ in range(8)]
     assert losses[-1] < losses[0]
+
+
+def test_precision_is_what_the_parameter_says_and_by_default_float32_on_a_cpu(data: TrainingData) -> None:
+    losses = [make_trainer(data, precision=name).run_step(0, 0).item() for name in ("auto", "float32", "bfloat16")]
+    assert losses[0] == losses[1] != losses[2] and losses[2] == pytest.approx(losses[0], rel=0.05)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
+@pytest.mark.parametrize("resident", [True, False])
+def test_a_step_never_makes_the_host_wait_for_the_device(data: TrainingData, resident: bool) -> None:
+    run = make_trainer(data)
+    run.images = ImageSource(data.shards, run.device, resident)
+    run.run_step(0, 0)  # allocates and caches
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run.run_step(0, 1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_a_validation_split_of_one_class_is_refused(data: TrainingData) -> None:

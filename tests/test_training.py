@@ -1,16 +1,20 @@
+import os
+import re
+import signal
 import subprocess
 import sys
 import textwrap
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from isic_siamese import checkpoint
-from isic_siamese.encoder import write_model
-from isic_siamese.errors import TrainingError
+from isic_siamese.encoder import EMBED_BATCH, embed, write_model
+from isic_siamese.errors import TrainingError, run_command
 from isic_siamese.trainer import Trainer, TrainingData
 from isic_siamese.training import Trained, train
 from tests.toy import draw_data, make_trainer
@@ -79,10 +83,11 @@ def test_a_run_that_was_interrupted_goes_on_and_ends_in_the_same_bits(
     assert not (tmp_path / "checkpoints").exists()
 
 
-KILLED = """
+RUN = """
     import sys
     from pathlib import Path
     from isic_siamese import checkpoint
+    from isic_siamese.errors import run_command
     from isic_siamese.encoder import write_model
     from isic_siamese.training import train
     from tests.toy import draw_data, make_trainer
@@ -90,27 +95,106 @@ KILLED = """
     folder = Path(sys.argv[1])
     trainer = make_trainer(draw_data(folder), epochs=20)
     print("started", flush=True)
-    write_model(folder / "model", train(trainer, folder / "checkpoints", lambda _: None).encoder)
+    run_command(
+        lambda: write_model(folder / "model", train(trainer, folder / "checkpoints", lambda _: None).encoder)
+    )
 """
+
+
+def start_run(folder: Path) -> subprocess.Popen[str]:
+    """Start a run of 20 epochs in a process of its own, and return when it is about to take its first step."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(RUN), str(folder)],
+        cwd=Path(__file__).parents[1],
+        env={"PYTHONPATH": "src:.", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout and process.stdout.readline() == "started\n"
+    return process
 
 
 def test_a_run_killed_without_warning_goes_on_and_ends_in_the_same_bytes(data: TrainingData, tmp_path: Path) -> None:
     write_model(tmp_path / "whole", run(make_trainer(data, epochs=20), tmp_path).encoder)
-    command = [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path)]
-    environment = {"PYTHONPATH": "src:.", "OMP_NUM_THREADS": "1"}
     for attempt in ("killed", "finished"):
-        process = subprocess.Popen(
-            command, cwd=Path(__file__).parents[1], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-        assert process.stdout and process.stdout.readline() == b"started\n"
+        process = start_run(tmp_path)
         if attempt == "killed":
             time.sleep(0.8)
             process.kill()
-        assert (process.wait() == 0) == (attempt == "finished")
-        process.stdout.close()
+        process.communicate()
+        assert (process.returncode == 0) == (attempt == "finished")
         assert (tmp_path / "checkpoints").exists() == (attempt == "killed")
     files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "model")]
     assert files[0] == files[1]
+
+
+def test_ctrl_c_stops_without_a_traceback_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    process = start_run(tmp_path)
+    while not list(tmp_path.glob("checkpoints/[!.]*.pt")):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130
+    assert errors.endswith("stopped\n") and "Traceback" not in errors
+    (left,) = tmp_path.glob("checkpoints/*")
+    assert set(torch.load(left)) == {"trainer", "progress"}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("name", ["checkpoints", "model"])
+def test_a_full_disk_is_an_error_that_names_the_file_and_says_what_to_do(
+    data: TrainingData, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The temporary file is a link to the device that is always full, so the system itself refuses the bytes."""
+    trainer = make_trainer(data, epochs=1)
+    path = {"checkpoints": tmp_path / f"checkpoints/{trainer.key()}.pt", "model": tmp_path / "model/model.safetensors"}
+    path[name].parent.mkdir()
+    (path[name].parent / f".{os.getpid()}.{path[name].name}").symlink_to("/dev/full")
+    with pytest.raises(SystemExit) as stop:
+        run_command(lambda: write_model(tmp_path / "model", run(trainer, tmp_path).encoder))
+    assert stop.value.code == 1
+    message = f"error: {path[name]}: No space left on device; free some space and run this again\n"
+    assert capsys.readouterr().err.endswith(message)
+    assert not path[name].exists()
+
+
+def test_memory_that_ran_out_is_an_error_that_says_what_to_change(
+    data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(data)
+    monkeypatch.setattr(trainer, "run_step", lambda *_: torch.empty(1 << 60))
+    with pytest.raises(TrainingError, match=r"out of memory on cpu: .*; lower pairs.views_per_block"):
+        run(trainer, tmp_path)
+
+
+def test_the_bar_shows_loss_validation_auc_images_a_second_and_the_time_left(
+    data: TrainingData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = make_trainer(data, epochs=2)
+    run(trainer, tmp_path)
+    lines = capsys.readouterr().err.split("\r")
+    n = 2 * trainer.images_per_epoch
+    assert re.search(rf"epoch 2/2: 100%.* {n}/{n} \[\d+:\d+<\d+:\d+, .*image/s, loss=0\.\d+, val_roc_auc=", lines[-1])
+
+
+def test_the_embeddings_of_the_first_and_of_the_best_epoch_outlast_an_interruption(
+    data: TrainingData, tmp_path: Path
+) -> None:
+    whole = run(make_trainer(data), tmp_path)
+    stopped = []
+
+    def stop_in_the_third(history: pd.DataFrame) -> None:
+        stopped.append(len(history))
+        if len(history) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(make_trainer(data), tmp_path / "checkpoints", stop_in_the_third)
+    parts = run(make_trainer(data), tmp_path)
+    assert stopped == [1, 2, 3]
+    assert np.array_equal(parts.first, whole.first) and np.array_equal(parts.best, whole.best)
+    assert np.array_equal(whole.best, embed(whole.encoder, data.shards.batches(data.val_rows, EMBED_BATCH)))
 
 
 def test_a_loss_that_is_not_finite_is_an_error_that_says_what_to_change(data: TrainingData, tmp_path: Path) -> None:

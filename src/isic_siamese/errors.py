@@ -32,9 +32,11 @@ def run_command(main: Callable[[], None]) -> None:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        sys.stderr.write(f"error: {error.filename or 'the disk'}: no space left; free some and run this again\n")
+        sys.stderr.write(
+            f"error: {error.filename or 'the disk'}: {error.strerror}; free some space and run this again\n"
+        )
         sys.exit(1)
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")

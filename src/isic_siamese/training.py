@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from isic_siamese.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
+OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")  # as torch has it on CUDA and on a CPU
 LOOK_EVERY = 10  # steps; to read a loss is to wait for the device
 
 
@@ -104,7 +106,9 @@ def train(trainer: Trainer, checkpoints: Path, on_epoch: Callable[[pd.DataFrame]
                 progress.end_epoch(trainer)
                 on_epoch(pd.DataFrame(progress.history))
                 _save(trainer, progress, checkpoint)
-    except (MemoryError, torch.OutOfMemoryError) as error:
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not OUT_OF_MEMORY.search(str(error)):
+            raise
         raise TrainingError(
             f"training: out of memory on {trainer.device}: {error}; lower pairs.views_per_block and pairs_per_block"
         ) from None
