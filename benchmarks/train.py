@@ -1,0 +1,256 @@
+"""Training beside the classic two-branch Siamese loop, and beside the bare encoder: speed and memory, in tables.
+
+Run `python -m benchmarks.train`. All loops have the same encoder, optimizer and precision, and take turns in one
+process. It reads the shards and the release that the pipeline made, and draws images where there are none.
+
+- two branches: both images of each pair go through the encoder, 32 pairs a step: as many images as ours embeds in a
+  step of 1,024 pairs. On CUDA also 1,024 pairs a step. They do not augment, which is in their favour.
+- from JPEGs: a DataLoader decodes both with Pillow each time, from memory. On CUDA a worker a core; on a CPU none,
+  because they would take the cores from the encoder.
+- the bare encoder: forward, backward and optimizer on a batch that lies in memory.
+- the run: as many drawn images as ISIC 2020 has, in a process of its own; on a CPU only some steps of it.
+"""
+
+import argparse
+import io
+import os
+import statistics
+import sys
+import tempfile
+import time
+import zipfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks.decode import draw_official_mix
+from benchmarks.train_run import ISIC_IMAGES, draw_shards, make_trainer, report_run
+from isic_siamese.augment import N_DRAWS, augment
+from isic_siamese.losses import contrastive_loss, pair_distances
+from isic_siamese.pairs import PairsParams, draw_pairs
+from isic_siamese.params import Params
+from isic_siamese.release import TRAIN_ZIP
+from isic_siamese.shards import Shards, read_index
+from isic_siamese.trainer import Trainer, TrainingData
+
+PAIRS = 32  # of the two-branch loop, a step
+JPEGS = 256  # at most, held in memory
+
+Loop = Callable[[], object]
+Pair = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], bool]
+
+
+class PairsOf(Dataset[Pair]):
+    """The pairs of an index, their images by `read`."""
+
+    def __init__(self, pairs: npt.NDArray[np.int64], read: Callable[[int], npt.NDArray[np.uint8]]) -> None:
+        self.pairs, self.read = pairs, read
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, position: int) -> Pair:
+        left, right, same = self.pairs[position]
+        return self.read(left), self.read(right), bool(same)
+
+
+def decoder(jpegs: list[bytes], px: int) -> Callable[[int], npt.NDArray[np.uint8]]:
+    """Return what decodes one of `jpegs` for each row, as public Siamese projects do: in full, then resized."""
+    return lambda row: np.array(Image.open(io.BytesIO(jpegs[row % len(jpegs)])).convert("RGB").resize((px, px)))
+
+
+class TwoBranches:
+    """The classic loop: an iterator over a DataLoader that never ends, and one step."""
+
+    def __init__(self, trainer: Trainer, dataset: PairsOf, n_pairs: int) -> None:
+        self.trainer, on_cuda = trainer, trainer.device.type == "cuda"
+        workers = os.cpu_count() or 1 if on_cuda else 0
+        self.loader = DataLoader(
+            dataset, n_pairs, shuffle=True, drop_last=True, num_workers=workers, pin_memory=on_cuda
+        )
+        self.batches: Iterator[list[Tensor]] = iter(())
+
+    def start(self) -> None:
+        """Begin a new turn: what workers prepared in the turns of others must not count, so one batch goes unused."""
+        self.batches = self._endless()
+        if self.loader.num_workers:
+            next(self.batches)
+
+    def _endless(self) -> Iterator[list[Tensor]]:
+        while True:
+            yield from self.loader
+
+    def step(self) -> None:
+        """Embed both sides of a batch of pairs, and move the weights."""
+        run = self.trainer
+        left, right, same = (part.to(run.device, non_blocking=True) for part in next(self.batches))
+        with torch.autocast(run.device.type, torch.bfloat16, enabled=run.bfloat16):
+            embeddings = run.encoder(left), run.encoder(right)
+        finish_step(run, contrastive_loss(pair_distances(*embeddings), same, run.margin))
+
+
+def finish_step(run: Trainer, loss: Tensor) -> None:
+    """What every loop ends with."""
+    run.optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    run.optimizer.step()
+
+
+def read_data(folder: Path, work: Path) -> TrainingData:
+    """Return pairs over all images of `folder`, or over 512 drawn ones where it does not exist."""
+    if folder.exists():
+        shards, malignant = Shards(folder), read_index(folder)["target"].to_numpy() == 1
+    else:
+        draw_shards(work, 512)
+        shards, malignant = Shards(work), np.arange(512) % 8 == 0
+    rows, section = np.arange(len(shards)), Params().section("pairs", PairsParams)
+    pairs = draw_pairs(rows, malignant, section, np.random.default_rng(0), oversample=True)
+    return TrainingData(shards, malignant, rows, rows, pairs, section.pairs_per_block)
+
+
+def read_jpegs(path: Path) -> tuple[list[bytes], str]:
+    """Return JPEGs of the release, or drawn ones of the official sizes, and what they are."""
+    if not path.exists():
+        return draw_official_mix(), "drawn in the official sizes, half of them of 24 megapixels"
+    with zipfile.ZipFile(path) as archive:
+        jpegs = [archive.read(name) for name in archive.namelist() if name.endswith(".jpg")][:JPEGS]
+    sizes = [Image.open(io.BytesIO(jpeg)).size for jpeg in jpegs]
+    return jpegs, f"of {path.name}, {statistics.median(x * y for x, y in sizes) / 1e6:.2g} megapixels in the median"
+
+
+def parts_of_a_step(run: Trainer) -> dict[str, Loop]:
+    """Return what a step does beside the encoder, each by itself."""
+    step = run.steps[0]
+    images, draws = run.images.take(step.rows), torch.rand(len(step.rows), N_DRAWS, device=run.device)
+    embeddings = torch.nn.functional.normalize(torch.randn(len(step.rows), run.params.embedding_dim)).to(run.device)
+    embeddings.requires_grad_()
+    return {
+        "take the images": lambda: run.images.take(step.rows),
+        "augment them": lambda: augment(images, draws, run.recipe),
+        "loss and its gradient": lambda: torch.autograd.grad(run.loss(embeddings, step), embeddings),
+        "optimizer (in the bare encoder too)": lambda: run.optimizer.step(),
+    }
+
+
+def make_loops(run: Trainer, jpegs: list[bytes]) -> tuple[dict[str, Loop], dict[str, TwoBranches]]:
+    """Return ours and the bare encoder, and the two-branch loops, by name."""
+    images = run.images.take(run.steps[0].rows)
+
+    def bare() -> None:
+        with torch.autocast(run.device.type, torch.bfloat16, enabled=run.bfloat16):
+            embeddings = run.encoder(images)
+        finish_step(run, embeddings.sum())
+
+    shards, pairs = run.data.shards, run.data.pairs[["left", "right", "same"]].to_numpy()
+    of_shards = PairsOf(pairs, lambda row: shards.images(np.array([row]))[0])
+    rivals = {
+        f"two branches from JPEGs, {PAIRS} pairs": TwoBranches(
+            run, PairsOf(pairs, decoder(jpegs, shards.image_px)), PAIRS
+        ),
+        f"two branches from our shards, {PAIRS} pairs": TwoBranches(run, of_shards, PAIRS),
+    }
+    if run.device.type == "cuda":
+        n = run.data.pairs_per_step
+        rivals[f"two branches from our shards, {n} pairs"] = TwoBranches(run, of_shards, n)
+    return {"ours": lambda: run.run_step(0, 0), "bare encoder": bare}, rivals
+
+
+def timed(run: Trainer, loop: Loop, n_steps: int) -> float:
+    """Return the seconds that a step takes, the mean of `n_steps`."""
+    wait = torch.cuda.synchronize if run.device.type == "cuda" else lambda: None
+    wait()
+    start = time.perf_counter()
+    for _ in range(n_steps):
+        loop()
+    wait()
+    return (time.perf_counter() - start) / n_steps
+
+
+def measure(run: Trainer, jpegs: list[bytes], rounds: int, n_steps: int) -> dict[str, list[float]]:
+    """Return the seconds a step of each loop, and of each part of ours, an entry a round."""
+    loops, rivals = make_loops(run, jpegs)
+    parts = parts_of_a_step(run)
+    run.encoder.train()
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for number in range(rounds + 1):  # the first is not counted
+        found = {}
+        for name, loop in loops.items():
+            found[name] = timed(run, loop, n_steps)
+        for name, rival in rivals.items():
+            rival.start()
+            found[name] = timed(run, rival.step, n_steps)
+        for name, part in parts.items():
+            found[name] = timed(run, part, n_steps)
+        for name, value in found.items() if number else ():
+            seconds[name].append(value)
+    return seconds
+
+
+def ratio(seconds: dict[str, list[float]], over: str, under: str) -> float:
+    """Return the median of the rounds' ratios."""
+    return statistics.median(a / b for a, b in zip(seconds[over], seconds[under], strict=True))
+
+
+def speed_tables(run: Trainer, seconds: dict[str, list[float]]) -> list[str]:
+    """Return the tables of speed as Markdown."""
+    n_images = len(run.steps[0].rows)
+    lines = ["| loop | pairs/s | images/s through the encoder | ours, pairs/s |", "|---|---:|---:|---:|"]
+    for name in (name for name in seconds if name == "ours" or name.startswith("two branches")):
+        n_pairs = run.data.pairs_per_step if name == "ours" else int(name.split()[-2])
+        second = statistics.median(seconds[name])
+        images = n_images if name == "ours" else 2 * n_pairs
+        faster = ratio(seconds, name, "ours") * run.data.pairs_per_step / n_pairs
+        lines.append(f"| {name} | {n_pairs / second:,.0f} | {images / second:,.1f} | {faster:,.1f}x |")
+    step = statistics.median(seconds["ours"])
+    lines += ["", "| a step of ours | ms | share |", "|---|---:|---:|", f"| all | {1000 * step:,.1f} | 100% |"]
+    for name in list(seconds)[1:]:
+        if not name.startswith("two branches"):
+            part = statistics.median(seconds[name])
+            lines.append(f"| {name} | {1000 * part:,.1f} | {ratio(seconds, name, 'ours'):.1%} |")
+    reached = ratio(seconds, "bare encoder", "ours")
+    speeds = [n_images / statistics.median(seconds[name]) for name in ("ours", "bare encoder")]
+    return [*lines, "", f"Ours: {speeds[0]:,.1f} images/s, {reached:.1%} of the bare encoder's {speeds[1]:,.1f}."]
+
+
+def describe(run: Trainer) -> str:
+    """Name the device and the versions."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "CPU")
+    name = torch.cuda.get_device_name() if run.device.type == "cuda" else model
+    arithmetic = "bfloat16" if run.bfloat16 else "float32"
+    return (
+        f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads; {run.params.encoder}, {arithmetic}; "
+        f"torch {torch.__version__}, timm {version('timm')}, Pillow {version('Pillow')}"
+    )
+
+
+def main() -> None:
+    """Print what was measured, on what, and the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shards", type=Path, default=Path("data/shards/train"), help="folder of shards")
+    parser.add_argument("--jpegs", type=Path, default=Path("data/raw") / TRAIN_ZIP, help="zip of JPEGs")
+    parser.add_argument("--rounds", type=int, default=7, help="times that every loop takes its turn")
+    parser.add_argument("--steps", type=int, help="a turn; by default 1 on a CPU, 50 on CUDA")
+    parser.add_argument("--images", type=int, default=ISIC_IMAGES, help="of the run")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        run = make_trainer(read_data(options.shards, work))
+        jpegs, source = read_jpegs(options.jpegs)
+        on_cuda = run.device.type == "cuda"
+        seconds = measure(run, jpegs, options.rounds, options.steps or (50 if on_cuda else 1))
+        lines = [f"{describe(run)}; {options.rounds} rounds, medians; JPEGs {source}", "", *speed_tables(run, seconds)]
+        sys.stdout.write("\n".join([*lines, ""]))
+        sys.stdout.write("\n".join(["", *report_run(work, options.images, None if on_cuda else 4), ""]))
+
+
+if __name__ == "__main__":
+    main()
