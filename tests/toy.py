@@ -21,7 +21,15 @@ PARAMS = TrainParams(
     precision="float32",
 )
 RECIPE = AugmentParams(
-    apply_to="oversampled", flip=0.5, rotate=True, brightness=0.1, contrast=0.1, saturation=0.1, hue=0.02
+    apply_to="oversampled",
+    flip=0.5,
+    rotate="quarter",
+    scale=0,
+    translate=0,
+    brightness=0.1,
+    contrast=0.1,
+    saturation=0.1,
+    hue=0.02,
 )
 
 

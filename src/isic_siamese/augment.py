@@ -1,22 +1,24 @@
-"""Random flips, rotations and colour changes, each image its own, in whole tensors on any device.
+"""Random flips, rotations, zooms and colour changes, each image its own, in whole tensors on any device.
 
-Nothing here leaves a trace that a network could take for melanoma: rotations go by quarter turns, which only move
-pixels, so there are no black corners and no blur; colour changes are as likely up as down; and the result is rounded to
-whole levels, as every image that was not augmented is.
+Nothing here leaves a trace that a network could take for melanoma. Flips and quarter turns only move pixels; colour
+changes are as likely up as down, and rounded to whole levels, as every image is. What has to make pixels anew (turns by
+any angle, zooms, shifts) mirrors the image at its edge, so there are no black corners; it blurs a little all the same,
+and is therefore refused where only the oversampled copies, which are mostly melanoma, would be blurred.
 """
 
 import math
 from functools import cache
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
+from torch.nn.functional import affine_grid, grid_sample
 
 from isic_siamese.params import Section
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as torchvision's rgb_to_grayscale
-N_DRAWS = 6  # uniform numbers an image takes
+N_DRAWS = 10  # uniform numbers an image takes
 
 Strength = Annotated[float, Field(ge=0, lt=1)]
 
@@ -26,15 +28,31 @@ class AugmentParams(Section):
 
     apply_to: Literal["oversampled", "all"]
     flip: Annotated[float, Field(ge=0, le=1)]
-    rotate: bool
+    rotate: Literal["none", "quarter", "any"]
+    scale: Strength
+    translate: Strength
     brightness: Strength
     contrast: Strength
     saturation: Strength
     hue: Annotated[float, Field(ge=0, le=0.5)]
 
+    @property
+    def resamples(self) -> bool:
+        """Whether pixels are made anew rather than moved."""
+        return self.rotate == "any" or self.scale > 0 or self.translate > 0
+
+    @model_validator(mode="after")
+    def _leave_no_trace(self) -> Self:
+        if self.apply_to == "oversampled" and self.resamples:
+            raise ValueError(
+                "rotate: any, scale and translate blur an image a little, which would tell the oversampled copies from "
+                "the others; with apply_to: oversampled use rotate: quarter, scale: 0 and translate: 0"
+            )
+        return self
+
 
 def augment(images: Tensor, draws: Tensor, params: AugmentParams) -> Tensor:
-    """Return each image turned, mirrored and recoloured as its draws say.
+    """Return each image turned, mirrored, moved and recoloured as its draws say.
 
     Args:
         images: uint8 RGB `(N, S, S, 3)`.
@@ -42,17 +60,18 @@ def augment(images: Tensor, draws: Tensor, params: AugmentParams) -> Tensor:
         params: how likely and how strong.
     """
     turned = _turn(images, draws[:, :2], params)
+    moved = _move(turned, draws[:, 6:], params) if params.resamples else turned
     spread = 2 * draws - 1
     brightness = torch.exp(spread[:, 2] * params.brightness)
     contrast = torch.exp(spread[:, 3] * params.contrast)
     saturation = torch.exp(spread[:, 4] * params.saturation)
     angle = spread[:, 5] * params.hue * 2 * math.pi
-    return _recolour(turned, brightness, contrast, _chroma_matrix(saturation, angle))
+    return _recolour(moved, brightness, contrast, _chroma_matrix(saturation, angle))
 
 
 def _turn(images: Tensor, draws: Tensor, params: AugmentParams) -> Tensor:
     """Apply one of the eight symmetries of the square: transpose, then mirror along either axis."""
-    quarter = (draws[:, 0] * 4).long() if params.rotate else torch.zeros_like(draws[:, 0], dtype=torch.long)
+    quarter = (draws[:, 0] * 4).long() * (params.rotate == "quarter")
     mirrored = draws[:, 1] < params.flip
     transpose = quarter % 2 == 1
     upside_down = (quarter == 1) | (quarter == 2)
@@ -61,6 +80,19 @@ def _turn(images: Tensor, draws: Tensor, params: AugmentParams) -> Tensor:
         other = images.transpose(*moved) if len(moved) == 2 else images.flip(moved)
         images = torch.where(chosen.view(-1, 1, 1, 1), other, images)
     return images
+
+
+def _move(images: Tensor, draws: Tensor, params: AugmentParams) -> Tensor:
+    """Turn by any angle, zoom and shift, mirrored at the edge; return float32 `(N, S, S, 3)`."""
+    angle = draws[:, 0] * 2 * math.pi if params.rotate == "any" else torch.zeros_like(draws[:, 0])
+    side = torch.exp((2 * draws[:, 1] - 1) * params.scale)  # of the part that is shown
+    shift = (2 * draws[:, 2:] - 1) * 2 * params.translate  # the whole side is 2
+    cos, sin = side * angle.cos(), side * angle.sin()
+    theta = torch.stack([cos, -sin, shift[:, 0], sin, cos, shift[:, 1]], dim=1).view(-1, 2, 3)
+    pixels = images.permute(0, 3, 1, 2).float()
+    grid = affine_grid(theta, list(pixels.shape), align_corners=False)
+    moved = grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
+    return moved.permute(0, 2, 3, 1)
 
 
 def _chroma_matrix(saturation: Tensor, angle: Tensor) -> Tensor:
@@ -86,4 +118,4 @@ def _recolour(images: Tensor, brightness: Tensor, contrast: Tensor, chroma: Tens
     matrix = (brightness * contrast).view(-1, 1, 1) * chroma
     offset = (brightness * (1 - contrast) * grey).view(-1, 1, 1)
     recoloured = torch.baddbmm(offset, pixels, matrix.transpose(1, 2))
-    return recoloured.round_().clamp_(0, 255).to(torch.uint8).view_as(images)
+    return recoloured.round_().clamp_(0, 255).to(torch.uint8).view(images.shape)
