@@ -61,7 +61,9 @@ def test_delong_needs_two_images_of_each_class() -> None:
 def runs(gain: float) -> pd.DataFrame:
     rng = np.random.default_rng(1)
     target = (np.arange(300) % 3 == 0).astype(int)
-    table = pd.DataFrame({"patient_id": [f"IP_{number // 2}" for number in range(300)], "target": target})
+    names = [f"ISIC_{number}" for number in range(300)]
+    patients = [f"IP_{number // 2}" for number in range(300)]
+    table = pd.DataFrame({"repeat": 1, "image_name": names, "patient_id": patients, "target": target})
     noise = rng.normal(size=300)
     for run, skill in ((1, 1.0), (2, 1.0 + gain)):
         table[f"score_{run}"] = skill * target + noise
@@ -81,10 +83,7 @@ def test_a_run_gains_nothing_over_itself() -> None:
 
 
 def write_answers(path: Path, table: pd.DataFrame, run: int) -> Path:
-    names = [f"ISIC_{number}" for number in range(len(table))]
-    answers = table[["patient_id", "target"]].assign(
-        image_name=names, score=table[f"score_{run}"], decision=table[f"decision_{run}"]
-    )
+    answers = table[comparison.IMAGE].assign(score=table[f"score_{run}"], decision=table[f"decision_{run}"])
     answers.sample(frac=1, random_state=run).to_csv(path, index=False)
     return path
 
@@ -103,6 +102,36 @@ def test_the_command_compares_two_runs_image_by_image(
     assert content["delong"]["p"] < 0.001
 
 
+def write_folds(path: Path, repeats: list[pd.DataFrame], run: int) -> Path:
+    """What cross-validation writes: here a raw score that says nothing, and a probability on one scale."""
+    parts = []
+    for number, table in enumerate(repeats, start=1):
+        answers = table[comparison.IMAGE].assign(repeat=number, fold=1, score=0.0)
+        answers["probability"], answers["decision"] = table[f"score_{run}"], table[f"decision_{run}"]
+        parts.append(answers.sample(frac=1, random_state=run))
+    pd.concat(parts).to_csv(path, index=False)
+    return path
+
+
+def test_cross_validations_are_compared_by_probability_and_as_the_mean_of_their_repeats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparison, "RESAMPLES", 200)
+    repeats = [runs(1.0), runs(0.2)]
+    content = comparison.compare(*(write_folds(tmp_path / f"{run}.csv", repeats, run) for run in (1, 2)))
+    gains = [
+        roc_auc_score(table["target"], table["score_2"]) - roc_auc_score(table["target"], table["score_1"])
+        for table in repeats
+    ]
+    figure = content["gain"]["roc_auc"]  # type: ignore[index]
+    assert figure["value"] == pytest.approx(np.mean(gains))
+    assert figure["low"] < figure["value"] < figure["high"]
+    assert "delong" not in content
+    single = comparison.compare(*(write_folds(tmp_path / f"{run}.csv", repeats[:1], run) for run in (1, 2)))
+    assert single["gain"]["roc_auc"]["value"] == pytest.approx(gains[0])  # type: ignore[index]
+    assert single["delong"]["p"] < 0.001  # type: ignore[index]
+
+
 def test_runs_of_different_splits_are_not_compared(tmp_path: Path) -> None:
     table = runs(1.0)
     one, other = write_answers(tmp_path / "1.csv", table, 1), write_answers(tmp_path / "2.csv", table[:290], 2)
@@ -112,7 +141,7 @@ def test_runs_of_different_splits_are_not_compared(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_evaluation_is_named(tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(DataError, match=r"other\.csv: not the test\.csv"):
+    with pytest.raises(DataError, match=r"other\.csv: neither the test\.csv of an"):
         join_runs(tmp_path / "other.csv", tmp_path / "other.csv")
     with pytest.raises(DataError, match=r"missing\.csv: no such file"):
         join_runs(tmp_path / "missing.csv", tmp_path / "other.csv")

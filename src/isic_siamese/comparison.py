@@ -1,9 +1,12 @@
-"""Compare two runs on the same test images: `python -m isic_siamese.comparison one/test.csv other/test.csv`."""
+"""Compare two runs on the same images: `python -m isic_siamese.comparison one/test.csv other/test.csv`.
+
+The `crossvalidation.csv` of two runs compare likewise.
+"""
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy.stats import norm, rankdata
-from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from isic_siamese import metrics
 from isic_siamese.bootstrap import draw_resamples, figure, resample_images
@@ -20,6 +22,7 @@ from isic_siamese.errors import DataError, run_command
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
+IMAGE = ["image_name", "patient_id", "target"]
 RESAMPLES, CONFIDENCE, SEED = 10_000, 0.95, 0
 
 
@@ -75,65 +78,79 @@ def paired_bootstrap(
     """Return what the second run gains over the first, with the interval of a bootstrap over patients.
 
     Args:
-        table: `patient_id, target`, and for both runs `score_1, score_2, decision_1, decision_2`.
+        table: `repeat, image_name, patient_id, target`, and for both runs `score_1, score_2, decision_1, decision_2`.
+            Of several repeats the gain is the mean; a patient is drawn for all of them at once.
         n_resamples: of the patients, the same for both runs.
         confidence: of the interval.
         rng: of the draw.
     """
-    malignant = np.asarray(table["target"] == 1)
-    scores = [table[f"score_{run}"].to_numpy(np.float64) for run in (1, 2)]
-    decisions = [np.asarray(table[f"decision_{run}"] == 1) for run in (1, 2)]
-
-    measures = [metrics.rank_auc(values, malignant) for values in scores]
+    repeats = [part.sort_values("image_name") for _, part in table.groupby("repeat")]
+    malignant = np.asarray(repeats[0]["target"] == 1)
+    measures = [_measure_gain(part, malignant) for part in repeats]
 
     def gains(weights: Floats) -> dict[str, Floats]:
-        areas = [measure(weights) for measure in measures]
-        rates = [metrics.decision_figures(flagged, malignant, weights)["balanced_accuracy"] for flagged in decisions]
-        return {"roc_auc": areas[1] - areas[0], "balanced_accuracy": rates[1] - rates[0]}
+        each = [measure(weights) for measure in measures]
+        return {name: np.mean([values[name] for values in each], axis=0) for name in each[0]}
 
-    areas = [roc_auc_score(malignant, values) for values in scores]
-    rates = [balanced_accuracy_score(malignant, flagged) for flagged in decisions]
-    values = {"roc_auc": areas[1] - areas[0], "balanced_accuracy": rates[1] - rates[0]}
-    spread = resample_images(gains, draw_resamples(table["patient_id"], malignant, n_resamples, rng))
-    return {name: figure(value, spread[name], confidence) for name, value in values.items()}
+    once = gains(np.ones((1, len(malignant))))
+    resamples = draw_resamples(repeats[0]["patient_id"], malignant, n_resamples, rng)
+    spread = resample_images(gains, resamples)
+    return {name: figure(values[0], spread[name], confidence) for name, values in once.items()}
+
+
+def _measure_gain(part: pd.DataFrame, malignant: Bools) -> Callable[[Floats], dict[str, Floats]]:
+    areas = [metrics.rank_auc(part[f"score_{run}"].to_numpy(np.float64), malignant) for run in (1, 2)]
+    decisions = [np.asarray(part[f"decision_{run}"] == 1) for run in (1, 2)]
+
+    def measure(weights: Floats) -> dict[str, Floats]:
+        rates = [metrics.decision_figures(flagged, malignant, weights)["balanced_accuracy"] for flagged in decisions]
+        return {"roc_auc": areas[1](weights) - areas[0](weights), "balanced_accuracy": rates[1] - rates[0]}
+
+    return measure
 
 
 def join_runs(one: Path, other: Path) -> pd.DataFrame:
-    """Read the `test.csv` of two runs and join them by image.
+    """Read the answers of two runs and join them by image, and by repeat of a cross-validation.
 
     Raises:
-        DataError: a file is absent, is no `test.csv`, or they are of different test splits.
+        DataError: a file is absent, holds no answers, or they are of different images.
     """
     tables = [_read_answers(path) for path in (one, other)]
-    names = [set(table["image_name"]) for table in tables]
+    names = [set(zip(table["repeat"], table["image_name"], strict=True)) for table in tables]
     if names[0] != names[1]:
         alone = len(names[0] ^ names[1])
         raise DataError(f"{one}, {other}: {alone} images are in one only; compare runs of the same seed and split")
-    answers = ["image_name", "score", "decision"]
-    return tables[0].merge(tables[1][answers], on="image_name", suffixes=("_1", "_2"), validate="one_to_one")
+    image = ["repeat", "image_name"]
+    answers = tables[1][[*image, "score", "decision"]]
+    return tables[0].merge(answers, on=image, suffixes=("_1", "_2"), validate="one_to_one")
 
 
 def _read_answers(path: Path) -> pd.DataFrame:
     try:
-        return pd.read_csv(path)[["image_name", "patient_id", "target", "score", "decision"]]
+        table: pd.DataFrame = pd.read_csv(path)
+        if "fold" in table:  # scores of several networks are on one scale only once they are calibrated
+            return table[[*IMAGE, "probability", "decision", "repeat"]].rename(columns={"probability": "score"})
+        return table[[*IMAGE, "score", "decision"]].assign(repeat=1)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; give data/evaluation/test.csv of each run") from None
     except (ValueError, KeyError) as error:
-        raise DataError(f"{path}: not the test.csv of an evaluation: {error}") from None
+        raise DataError(f"{path}: neither the test.csv of an evaluation nor a crossvalidation.csv: {error}") from None
 
 
 def compare(one: Path, other: Path) -> dict[str, object]:
-    """Return the gain of the second run over the first, and DeLong's p."""
+    """Return the gain of the second run over the first and, where each image has one answer, DeLong's p."""
     table = join_runs(one, other)
     gain = paired_bootstrap(table, RESAMPLES, CONFIDENCE, np.random.default_rng(SEED))
+    if table["repeat"].max() > 1:
+        return {"gain": gain}
     test = delong(np.asarray(table["target"] == 1), table["score_1"].to_numpy(), table["score_2"].to_numpy())
     return {"gain": gain, "delong": {"roc_auc": test.areas, "standard_error": test.error, "p": test.p}}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the comparison as JSON."""
-    parser = argparse.ArgumentParser("isic_siamese.comparison", description="Compare two runs on the same test images.")
-    parser.add_argument("one", type=Path, help="data/evaluation/test.csv of the first run")
+    parser = argparse.ArgumentParser("isic_siamese.comparison", description="Compare two runs on the same images.")
+    parser.add_argument("one", type=Path, help="data/evaluation/test.csv of the first run, or data/crossvalidation.csv")
     parser.add_argument("other", type=Path, help="of the second")
     parsed = parser.parse_args(arguments)
     run_command(lambda: _print(compare(parsed.one, parsed.other)))
