@@ -26,7 +26,7 @@ SCRIPT = """
         data = draw_data(images)
         for loss in ("contrastive", "cross_entropy"):
             trainer = make_trainer(data, loss=loss)
-            trainer.encoder.train()
+            trainer.encoder.double().train()  # or what one sees is the rounding of batch normalisation
             found[f"{loss} loss"] = trainer.run_step(0, 0)
             for part in (trainer.encoder, trainer.to_logit):
                 found |= {f"{loss} {name}": p.grad for name, p in part.named_parameters() if p.grad is not None}
@@ -67,7 +67,7 @@ def test_two_processes_have_the_loss_and_the_gradients_of_one(found: list[dict[s
     assert len(names) > 50
     for other in two:
         for name in names:
-            torch.testing.assert_close(other[name], one[name], rtol=1e-3, atol=1e-5, msg=name)
+            torch.testing.assert_close(other[name], one[name], rtol=1e-7, atol=1e-9, msg=name)
 
 
 def test_two_processes_end_within_rounding_of_one(found: list[dict[str, Tensor]]) -> None:
