@@ -41,6 +41,7 @@ OFFICIAL_SIZES = [(6000, 4000)] * 6 + [(5184, 3456), (3264, 2448), (2592, 1944),
 PACKAGES = ("Pillow", "simplejpeg", "torch", "torchvision", "opencv-python-headless", "pyvips-binary")
 
 REPEATS = 4  # of the images on their way from the zip to the shards, so that starting takes no share of the time
+SHARDS = 8  # of them all: few, as in `params.yaml`, where a shard is 1,024 images, and enough for two workers to share
 
 BARE, STAGE = "bare scaled decode", "ours, zip to shards"
 
@@ -178,7 +179,8 @@ def measure(decoders: dict[str, Decoder], jpegs: Sequence[bytes], rounds: int) -
     The decoders, and `STAGE`, take turns within a round, so that whatever else the machine does meets all of them.
     """
     speeds: tuple[Speeds, Speeds, Speeds] = (defaultdict(list), defaultdict(list), defaultdict(list))
-    params = ShardsParams(image_px=PX, fit="stretch", images_per_shard=max(1, len(jpegs) // 16), exclude=[])
+    n_per_shard = max(1, REPEATS * len(jpegs) // SHARDS)
+    params = ShardsParams(image_px=PX, fit="stretch", images_per_shard=n_per_shard, exclude=[])
 
     def take_turn(name: str, n_images: int, on_one: Callable[[], object], on_all: Callable[[], object]) -> None:
         start, cpu_start = time.perf_counter(), time.process_time()
