@@ -1,7 +1,8 @@
 """Training beside the classic two-branch Siamese loop, and beside the bare encoder: speed and memory, in tables.
 
 Run `python -m benchmarks.train`. All loops have the same encoder, optimizer and precision, and take turns in one
-process. It reads the shards and the release that the pipeline made, and draws images where there are none.
+process: on a CPU one core, by CPU time, so that other work on the machine does not count. It reads the shards and the
+release that the pipeline made, and draws images where there are none.
 
 - two branches: both images of each pair go through the encoder, 32 pairs a step: as many images as ours embeds in a
   step of 1,024 pairs. On CUDA also 1,024 pairs a step. They do not augment, which is in their favour.
@@ -164,14 +165,16 @@ def make_loops(run: Trainer, jpegs: list[bytes]) -> tuple[dict[str, Loop], dict[
 
 
 def timed(run: Trainer, loop: Loop, n_steps: int) -> float:
-    """Return the seconds that a step takes, the mean of `n_steps`."""
-    wait = torch.cuda.synchronize if run.device.type == "cuda" else lambda: None
+    """Return the seconds that a step takes, the mean of `n_steps`; on a CPU those of the one core that it has."""
+    wait, clock = (lambda: None), time.process_time
+    if run.device.type == "cuda":
+        wait, clock = torch.cuda.synchronize, time.perf_counter
     wait()
-    start = time.perf_counter()
+    start = clock()
     for _ in range(n_steps):
         loop()
     wait()
-    return (time.perf_counter() - start) / n_steps
+    return (clock() - start) / n_steps
 
 
 def measure(run: Trainer, jpegs: list[bytes], rounds: int, n_steps: int) -> dict[str, list[float]]:
@@ -227,7 +230,7 @@ def describe(run: Trainer) -> str:
     name = torch.cuda.get_device_name() if run.device.type == "cuda" else model
     arithmetic = "bfloat16" if run.bfloat16 else "float32"
     return (
-        f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads; {run.params.encoder}, {arithmetic}; "
+        f"{name}, {os.cpu_count()} cores; {run.params.encoder}, {arithmetic}; "
         f"torch {torch.__version__}, timm {version('timm')}, Pillow {version('Pillow')}"
     )
 
@@ -246,6 +249,8 @@ def main() -> None:
         run = make_trainer(read_data(options.shards, work))
         jpegs, source = read_jpegs(options.jpegs)
         on_cuda = run.device.type == "cuda"
+        if not on_cuda:
+            torch.set_num_threads(1)
         seconds = measure(run, jpegs, options.rounds, options.steps or (50 if on_cuda else 1))
         lines = [f"{describe(run)}; {options.rounds} rounds, medians; JPEGs {source}", "", *speed_tables(run, seconds)]
         sys.stdout.write("\n".join([*lines, ""]))

@@ -94,9 +94,9 @@ def report_run(work: Path, n_images: int, n_steps: int | None) -> list[str]:
     """Run `run_as_isic` on few images and on `n_images`, and say what it took."""
     few, found = (run_apart(work, n, n_steps) for n in (FEW_IMAGES, n_images))
     size = 3 * 128**2 * n_images
-    what = f"{len(found['epochs'])} epochs" if n_steps is None else f"{n_steps} steps"
+    what = f"{len(found['epochs'])} epochs of" if n_steps is None else f"{n_steps} steps,"
     lines = [
-        f"A run on {n_images:,} drawn images, {what} of {found['images']:,} views, {found['total']:,.1f} s in all; "
+        f"A run on {n_images:,} drawn images, {what} {found['images']:,} views, {found['total']:,.1f} s in all; "
         f"an epoch with validation {statistics.median(found['epochs']):,.1f} s.",
         "",
         f"| peak host memory | MB | of the shards' {size / 1e6:,.0f} MB | with {FEW_IMAGES:,} images, MB |",
