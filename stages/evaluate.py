@@ -54,13 +54,18 @@ def main() -> None:
     removed = pd.read_csv(SHARDS / "removed.csv", dtype=str)["image_name"]
     all_rows = index["row"].to_numpy()
     checked = check_leaks(index, rows, removed, thumbnails(shards.batches(all_rows, EMBED_BATCH, "check for leaks")))
-    embeddings = embed(read_model(MODELS), shards.batches(all_rows, EMBED_BATCH, "embed"))
+    encoder = read_model(MODELS)
+    embeddings = embed(encoder, shards.batches(all_rows, EMBED_BATCH, "embed"))
+    asked = np.concatenate([rows["val"], rows["test"]])
+    embeddings[asked] = embed(encoder, shards.batches(asked, EMBED_BATCH, "embed, turned"), section.orientations)
     references = pick_references(index, embeddings, rows["train"])
     malignant = index["target"].to_numpy() == 1
     val_scores = reference_scores(
         embeddings[rows["val"]], references.embeddings, references.malignant, section.temperature
     )
-    classifier = fit_classifier(val_scores, malignant[rows["val"]], section.temperature, section.neighbours)
+    classifier = fit_classifier(
+        val_scores, malignant[rows["val"]], section.temperature, section.neighbours, section.orientations
+    )
 
     test = index.iloc[rows["test"]]
     answers = answer(classifier, references, embeddings[rows["test"]], malignant[rows["test"]])

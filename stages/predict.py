@@ -28,7 +28,7 @@ def main() -> None:
     references, classifier = read_references(EVALUATION), read_classifier(EVALUATION / "classifier.json")
     # A release may come without test images, and then there are no shards.
     batches = Shards(SHARDS).batches(index["row"].to_numpy(), EMBED_BATCH, "embed") if len(index) else []
-    embeddings = embed(encoder, batches)
+    embeddings = embed(encoder, batches, classifier.orientations)
     scores = reference_scores(embeddings, references.embeddings, references.malignant, classifier.temperature)
     probabilities = classifier.probabilities(scores)
 

@@ -141,13 +141,13 @@ def test_no_threshold_is_better_than_the_chosen_one(cases: list[tuple[int, bool]
 def test_a_classifier_reads_back_as_it_was_written(tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     malignant = rng.random(50) < 0.3
-    fitted = fit_classifier(rng.normal(size=50), malignant, 0.1, 5)
+    fitted = fit_classifier(rng.normal(size=50), malignant, 0.1, 5, 8)
     write_classifier(tmp_path / "classifier.json", fitted)
     assert read_classifier(tmp_path / "classifier.json") == fitted
 
 
 def test_calibration_and_the_vote_agree_on_the_order() -> None:
-    fitted = Classifier(0.1, 12.0, -3.0, 0.2, 5)
+    fitted = Classifier(0.1, 12.0, -3.0, 0.2, 5, 8)
     scores = np.array([-0.5, 0.0, 0.5])
     assert np.all(np.diff(fitted.probabilities(scores)) > 0)
     assert fitted.uncalibrated(scores)[1] == 0.5

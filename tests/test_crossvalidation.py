@@ -10,7 +10,7 @@ from isic_siamese.evaluation import EvaluateParams
 from isic_siamese.pairs import PairsParams
 from tests.toy import PARAMS, RECIPE, draw_data
 
-EVALUATE = EvaluateParams(temperature=0.1, neighbours=1, resamples=200, confidence=0.95)
+EVALUATE = EvaluateParams(temperature=0.1, neighbours=1, orientations=8, resamples=200, confidence=0.95)
 
 
 def index_of(malignant: np.ndarray, images_per_patient: int = 2) -> pd.DataFrame:

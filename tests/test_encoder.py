@@ -76,3 +76,34 @@ def test_a_missing_model_and_one_that_does_not_fit_its_description_are_refused(t
     (tmp_path / "model.safetensors").write_bytes(b"torn")
     with pytest.raises(DataError, match="not a model of this project"):
         read_model(tmp_path)
+
+
+def test_frozen_layer_groups_keep_their_weights_and_statistics_while_the_others_learn() -> None:
+    encoder = build_encoder("test_efficientnet", "none", 8, 32)
+    encoder.freeze(2)
+    encoder.train()
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    images = torch.randint(0, 256, (8, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    optimizer = torch.optim.SGD([weight for weight in encoder.parameters() if weight.requires_grad], lr=0.1)
+    encoder(images)[:, 0].sum().backward()
+    optimizer.step()
+    changed = {name for name, tensor in encoder.state_dict().items() if not torch.equal(tensor, before[name])}
+    first = ("backbone.conv_stem.", "backbone.bn1.", "backbone.blocks.0.")
+    assert changed and not any(name.startswith(first) for name in changed)
+    assert {"backbone.blocks.1.0.bn1.running_mean", "backbone.blocks.1.0.conv_exp.weight", "head.weight"} <= changed
+
+
+def test_more_frozen_groups_than_there_are_is_refused() -> None:
+    encoder = build_encoder("test_efficientnet", "none", 8, 32)
+    with pytest.raises(ParamsError, match=r"train.frozen_groups: test_efficientnet has \d+ layer groups, got 99"):
+        encoder.freeze(99)
+
+
+def test_eight_orientations_give_the_same_embedding_however_the_image_is_held() -> None:
+    encoder = build_encoder("test_efficientnet", "none", 8, 32)
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    upright = embed(encoder, [images], 8)
+    np.testing.assert_allclose(np.linalg.norm(upright, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(embed(encoder, [np.rot90(images, 1, (1, 2)).copy()], 8), upright, atol=1e-5)
+    np.testing.assert_allclose(embed(encoder, [images[:, ::-1].copy()], 8), upright, atol=1e-5)
+    assert np.abs(embed(encoder, [np.rot90(images, 1, (1, 2)).copy()]) - embed(encoder, [images])).max() > 1e-3

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +144,7 @@ class Classifier:
         intercept: of the calibration.
         threshold: a probability of at least this is called melanoma.
         neighbours: reference lesions shown with each answer.
+        orientations: how many orientations of an image its embedding is the mean of.
     """
 
     temperature: float
@@ -151,6 +152,7 @@ class Classifier:
     intercept: float
     threshold: float
     neighbours: int
+    orientations: int
 
     def probabilities(self, scores: Floats) -> Floats:
         """Return the calibrated probability of melanoma for each score."""
@@ -165,20 +167,22 @@ class Classifier:
         return probabilities >= self.threshold
 
 
-def fit_classifier(scores: Floats, malignant: Bools, temperature: float, neighbours: int) -> Classifier:
+def fit_classifier(
+    scores: Floats, malignant: Bools, temperature: float, neighbours: int, orientations: int
+) -> Classifier:
     """Fit calibration and threshold to the scores `(N,)` and labels `(N,)` of the validation split.
 
     Raises:
         ValueError: one of the classes is absent.
     """
     slope, intercept = platt_calibration(scores, malignant)
-    unset = Classifier(temperature, slope, intercept, 0.5, neighbours)
+    unset = Classifier(temperature, slope, intercept, 0.5, neighbours, orientations)
     threshold = best_threshold(unset.probabilities(scores), malignant)
-    return Classifier(temperature, slope, intercept, threshold, neighbours)
+    return replace(unset, threshold=threshold)
 
 
 def write_classifier(path: Path, classifier: Classifier) -> None:
-    """Write the five numbers as JSON, in full: six digits would move images that lie at the threshold."""
+    """Write the numbers as JSON, in full: six digits would move images that lie at the threshold."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(asdict(classifier), indent=2) + "\n", encoding="utf-8", newline="\n")
 

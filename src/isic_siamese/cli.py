@@ -50,7 +50,7 @@ def predict_files(paths: Sequence[Path]) -> Iterator[str]:
     fit = Params().section("shards", ShardsParams).fit  # as the images that it learned from
     images = [_read_image(path, encoder.image_px, fit) for path in paths]
     # One at a time, so that an answer does not depend on what else was asked.
-    embeddings = np.concatenate([embed(encoder, [image[None]]) for image in images])
+    embeddings = np.concatenate([embed(encoder, [image[None]], classifier.orientations) for image in images])
     scores = reference_scores(embeddings, references.embeddings, references.malignant, classifier.temperature)
     probabilities = classifier.probabilities(scores)
     nearest = nearest_references(embeddings, references.embeddings, classifier.neighbours)

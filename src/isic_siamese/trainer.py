@@ -4,13 +4,13 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from sklearn.metrics import roc_auc_score
 from timm.optim._param_groups import param_groups_weight_decay
 from torch import Tensor, nn
@@ -42,6 +42,7 @@ class TrainParams(Section):
 
     encoder: str
     weights: Literal["imagenet", "none"]
+    frozen_groups: Annotated[int, Field(ge=0)]
     embedding_dim: Annotated[int, Field(ge=2)]
     loss: Literal["contrastive", "triplet", "supervised_contrastive", "cross_entropy"]
     epochs: Count
@@ -49,6 +50,12 @@ class TrainParams(Section):
     weight_decay: Annotated[float, Field(ge=0)]
     warmup_epochs: Annotated[float, Field(ge=0)]
     precision: Literal["auto", "float32", "bfloat16"]
+
+    @model_validator(mode="after")
+    def _freeze_what_is_trained(self) -> Self:
+        if self.weights == "none" and self.frozen_groups:
+            raise ValueError("frozen_groups would keep random weights; with weights: none set frozen_groups to 0")
+        return self
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,7 @@ class Trainer:
         _be_deterministic(self.device)
         torch.manual_seed(seed)
         encoder = build_encoder(params.encoder, params.weights, params.embedding_dim, data.shards.image_px)
+        encoder.freeze(params.frozen_groups)
         self.encoder = encoder.to(self.device).to(memory_format=torch.channels_last)
         self.encoder.backbone = ranks.share_batch_statistics(self.encoder.backbone, self.device)
         self.to_logit = nn.Linear(params.embedding_dim, 1).to(self.device)  # of the cross-entropy control alone
