@@ -32,7 +32,8 @@ def main() -> None:
         index,
         rows_of(index, splits, "train"),
         rows_of(index, splits, "test"),
-        lambda: shards.batches(index["row"].to_numpy(), EMBED_BATCH, "controls"),
+        lambda rows: shards.batches(rows, EMBED_BATCH, "controls"),
+        section.orientations,
     )
     test, malignant = index.iloc[data.test], data.malignant[data.test]
     resamples = draw_resamples(test["patient_id"], malignant, section.resamples, np.random.default_rng(seed))

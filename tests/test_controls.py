@@ -23,10 +23,10 @@ def data_of(images: np.ndarray, **columns: object) -> ControlData:
     silent = {"sex": "", "age_approx": "", "anatom_site_general_challenge": ""}
     index = pd.DataFrame({"target": MALIGNANT.astype(int), **silent, **columns})
 
-    def batches() -> Iterator[np.ndarray]:
-        yield from np.array_split(images, 2)
+    def batches(rows: np.ndarray) -> Iterator[np.ndarray]:
+        yield from np.array_split(images[rows], 2)
 
-    return ControlData(index, np.arange(40), np.arange(40, N), batches)
+    return ControlData(index, np.arange(40), np.arange(40, N), batches, orientations=1)
 
 
 def grey(px: int = 32) -> np.ndarray:

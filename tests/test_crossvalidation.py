@@ -60,11 +60,21 @@ def test_pooled_figures_are_the_mean_of_the_repeats_and_their_interval_holds_it(
     for repeat in (1, 2):
         probability = np.clip(0.35 + 0.25 * malignant + rng.normal(0, 0.2, 300), 0, 1)
         repeats.append(
-            index.assign(repeat=repeat, fold=1, probability=probability, decision=(probability > 0.5).astype(int))
+            index.assign(
+                repeat=repeat,
+                fold=1,
+                probability=probability,
+                decision=(probability > 0.5).astype(int),
+                brightness=120 + 40 * malignant + rng.normal(0, 20, 300),
+            )
         )
+        repeats[-1]["colour_score"] = repeats[-1]["brightness"]
     figures = pooled_figures(pd.concat(repeats), EVALUATE, seed=0)
     expected = np.mean([roc_auc_score(malignant, part["probability"]) for part in repeats])
     auc = figures["roc_auc"]
     assert isinstance(auc, dict) and auc["value"] == pytest.approx(expected)
     assert auc["low"] < auc["value"] < auc["high"] and 0.02 < auc["high"] - auc["low"] < 0.15
+    colour, matched = (figures[f"{name}colour_roc_auc"] for name in ("", "brightness_matched_"))
+    assert isinstance(colour, dict) and isinstance(matched, dict)
+    assert colour["value"] > 0.85 and matched["low"] < 0.6  # brightness tells nothing among images of equal brightness
     assert figures["counts"] == {"images": 300, "melanomas": int(malignant.sum()), "patients": 150}

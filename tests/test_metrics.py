@@ -187,3 +187,21 @@ def test_the_band_passes_through_the_curve_of_each_resample() -> None:
     grid = np.linspace(0, 1, 11)
     fpr, tpr, _ = sk.roc_curve(positive, scores, sample_weight=weights[2], drop_intermediate=False)
     np.testing.assert_allclose(metrics.sensitivity_on(curve, grid)[2], np.interp(grid, fpr, tpr))
+
+
+def test_matched_auc_counts_only_pairs_that_are_alike_in_the_trait() -> None:
+    scores = np.array([0.9, 0.2, 0.5, 0.2, 0.1])
+    positive = np.array([True, True, False, False, False])
+    trait = np.array([10.0, 20.0, 12.0, 23.0, 40.0])
+    # Within 3: the first positive meets 0.5 and wins, the second meets 0.2 and ties. None meets the last.
+    weights = np.array([[1.0, 1, 1, 1, 1], [1, 0, 1, 1, 1], [1, 2, 1, 1, 5], [0, 0, 1, 1, 1]])
+    areas = metrics.matched_auc(scores, positive, trait, most=3)(weights)
+    np.testing.assert_allclose(areas, [0.75, 1.0, 2 / 3, np.nan])
+
+
+def test_matched_auc_is_the_plain_one_where_all_are_alike() -> None:
+    rng = np.random.default_rng(0)
+    scores, positive = rng.integers(0, 9, 60) / 9, rng.random(60) < 0.4
+    weights = rng.integers(0, 3, (20, 60)).astype(float)
+    matched = metrics.matched_auc(scores, positive, rng.normal(size=60), most=np.inf)
+    np.testing.assert_allclose(matched(weights), metrics.rank_auc(scores, positive)(weights))

@@ -20,7 +20,7 @@ from isic_siamese.classifier import Bools, Embeddings, Floats, reference_scores
 from isic_siamese.encoder import BUNDLED_ENCODER, SiameseEncoder, build_encoder, embed, pick_device
 from isic_siamese.metrics import rank_auc
 
-Batches = Callable[[], Iterable[npt.NDArray[np.uint8]]]
+Batches = Callable[[npt.NDArray[np.int64]], Iterable[npt.NDArray[np.uint8]]]
 
 IMAGE_PX = 128  # only noted in an encoder, which takes images of any size
 FEATURES = 1280  # of the bundled encoder's backbone
@@ -36,13 +36,15 @@ class ControlData:
         index: a row an image.
         train: rows of the training split.
         test: rows of the test split.
-        batches: starts a pass over all images, by row.
+        batches: starts a pass over the images at some rows, in that order.
+        orientations: in which the encoders embed a test image, as `embed` does for the network.
     """
 
     index: pd.DataFrame
     train: npt.NDArray[np.int64]
     test: npt.NDArray[np.int64]
     batches: Batches
+    orientations: int
 
     @property
     def malignant(self) -> Bools:
@@ -52,7 +54,7 @@ class ControlData:
 
 def control_scores(data: ControlData, seed: int) -> Iterator[tuple[str, Floats]]:
     """Yield the name of each control and its scores of the test images, high where melanoma is likely."""
-    yield "mean_colour", _regress(data, _mean_colours(data.batches()))
+    yield "mean_colour", _regress(data, mean_colours(data.batches(np.arange(len(data.index)))))
     yield "metadata", _metadata_scores(data)
     torch.manual_seed(seed)
     untrained = build_encoder(BUNDLED_ENCODER, "none", 128, IMAGE_PX)
@@ -73,18 +75,29 @@ def imagenet_features(data: ControlData) -> Embeddings:
 
 
 def _embed(encoder: SiameseEncoder, data: ControlData) -> Embeddings:
-    return embed(encoder.to(pick_device()), data.batches())
+    encoder = encoder.to(pick_device())
+    embeddings = np.zeros((len(data.index), encoder.embedding_dim), np.float32)
+    embeddings[data.train] = embed(encoder, data.batches(data.train))
+    embeddings[data.test] = embed(encoder, data.batches(data.test), data.orientations)
+    return embeddings
 
 
-def _mean_colours(batches: Iterable[npt.NDArray[np.uint8]]) -> Floats:
+def mean_colours(batches: Iterable[npt.NDArray[np.uint8]]) -> Floats:
+    """Return the mean red, green and blue of each image, float64 `(N, 3)`, levels of 255."""
     return np.concatenate([batch.mean(axis=(1, 2)) for batch in batches])
 
 
 def _regress(data: ControlData, features: npt.NDArray[np.floating], c: float = np.inf) -> Floats:
-    """Score the test images by a logistic regression on standardised `features` `(N, F)` of the training images."""
+    return regress(features[data.train], data.malignant[data.train], features[data.test], c)
+
+
+def regress(
+    features: npt.NDArray[np.floating], malignant: Bools, asked: npt.NDArray[np.floating], c: float = np.inf
+) -> Floats:
+    """Score `asked` `(M, F)` by a logistic regression on standardised `features` `(N, F)`; `c` as in scikit-learn."""
     model = make_pipeline(StandardScaler(), LogisticRegression(C=c, class_weight="balanced", max_iter=5000))
-    model.fit(features[data.train].astype(np.float64), data.malignant[data.train])
-    return np.asarray(model.decision_function(features[data.test].astype(np.float64)), np.float64)
+    model.fit(features.astype(np.float64), malignant)
+    return np.asarray(model.decision_function(asked.astype(np.float64)), np.float64)
 
 
 def _metadata_scores(data: ControlData) -> Floats:

@@ -1,6 +1,7 @@
 """Cross-validation over patients: every image is answered by a network that saw no image of its patient."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,7 @@ from isic_siamese import metrics
 from isic_siamese.augment import AugmentParams
 from isic_siamese.bootstrap import draw_resamples, figure, resample_images
 from isic_siamese.classifier import fit_classifier, reference_scores
+from isic_siamese.controls import mean_colours, regress
 from isic_siamese.encoder import EMBED_BATCH, embed
 from isic_siamese.evaluation import EvaluateParams
 from isic_siamese.files import write_csv
@@ -28,6 +30,7 @@ log = logging.getLogger(__name__)
 
 IntArray = npt.NDArray[np.int64]
 ANSWERS = ["row", "score", "probability", "decision"]
+MATCHED = 5.0  # levels of 255: two images whose mean brightness differs by no more are alike in it
 
 
 class CrossvalidateParams(Section):
@@ -65,9 +68,12 @@ def cross_validate(
     a run that was stopped goes on with the next.
 
     Returns:
-        `repeat, fold, row, image_name, patient_id, target, score, probability, decision`, each image once a repeat.
+        `repeat, fold, row, image_name, patient_id, target, score, probability, decision`, each image once a repeat; and
+        `brightness`, its mean, with `colour_score`, what a regression on mean colour alone gives it in the same folds.
     """
     parts = []
+    colours = mean_colours(shards.batches(np.arange(len(shards)), EMBED_BATCH, "mean colours"))
+    malignant = index["target"].to_numpy() == 1
     for repeat in range(params.repeats):
         rng = np.random.default_rng([seed, repeat])
         rows = fold_patients(index, params.folds, rng)
@@ -75,11 +81,14 @@ def cross_validate(
             order = [rows[(fold + step) % params.folds] for step in range(params.folds)]
             log.info("repeat %d of %d, fold %d of %d", repeat + 1, params.repeats, fold + 1, params.folds)
             answers = _answer_fold(shards, index, recipe, order, int(rng.integers(2**32)))
+            learned = np.concatenate(order[2:])
+            answers["colour_score"] = regress(colours[learned], malignant[learned], colours[order[0]])
             answers.insert(0, "fold", fold + 1)
             answers.insert(0, "repeat", repeat + 1)
             parts.append(answers)
     answers = pd.concat(parts, ignore_index=True)
-    return answers.merge(index[["row", "image_name", "patient_id", "target"]], on="row")
+    facts = index[["row", "image_name", "patient_id", "target"]].assign(brightness=colours.mean(axis=1))
+    return answers.merge(facts, on="row")
 
 
 def _answer_fold(shards: Shards, index: pd.DataFrame, recipe: Recipe, order: list[IntArray], seed: int) -> pd.DataFrame:
@@ -128,27 +137,40 @@ def pooled_figures(answers: pd.DataFrame, params: EvaluateParams, seed: int) -> 
     resamples = draw_resamples(first["patient_id"], malignant, params.resamples, rng)
     repeats = [part.sort_values("row") for _, part in answers.groupby("repeat")]
 
+    measures = [_measure(part, malignant) for part in repeats]
+
     def measure(weights: metrics.Floats) -> dict[str, metrics.Floats]:
-        each = [_figures(part, malignant, weights) for part in repeats]
+        each = [measure_repeat(weights) for measure_repeat in measures]
         return {name: np.mean([values[name] for values in each], axis=0) for name in each[0]}
 
-    once = measure(np.ones((1, len(malignant))))
+    even = np.ones((1, len(malignant)))
+    once = measure(even)
     spread = resample_images(measure, resamples)
     content: dict[str, object] = {name: figure(once[name][0], spread[name], params.confidence) for name in once}
     counts = {"images": len(first), "melanomas": int(malignant.sum()), "patients": first["patient_id"].nunique()}
-    single = [_figures(part, malignant, np.ones((1, len(malignant))))["roc_auc"][0] for part in repeats]
+    single = [measure_repeat(even)["roc_auc"][0] for measure_repeat in measures]
     by_repeat = {str(number): float(value) for number, value in enumerate(single, start=1)}
     return {**content, "roc_auc_by_repeat": by_repeat, "counts": counts}
 
 
-def _figures(
-    part: pd.DataFrame, malignant: npt.NDArray[np.bool_], weights: metrics.Floats
-) -> dict[str, metrics.Floats]:
-    curve = metrics.sweep(part["probability"].to_numpy(), malignant, weights)
-    decided = metrics.decision_figures(part["decision"].to_numpy() == 1, malignant, weights)
-    names = ("balanced_accuracy", "sensitivity", "specificity")
-    return {
-        "roc_auc": metrics.roc_auc(curve),
-        "average_precision": metrics.average_precision(curve),
-        **{name: decided[name] for name in names},
+def _measure(part: pd.DataFrame, malignant: metrics.Bools) -> Callable[[metrics.Floats], dict[str, metrics.Floats]]:
+    """Return a function from weights `(B, N)` to the figures of one repeat, each `(B,)`."""
+    probability, colour, brightness = (part[name].to_numpy() for name in ("probability", "colour_score", "brightness"))
+    decided = part["decision"].to_numpy() == 1
+    areas = {
+        "brightness_matched_roc_auc": metrics.matched_auc(probability, malignant, brightness, MATCHED),
+        "colour_roc_auc": metrics.rank_auc(colour, malignant),
+        "brightness_matched_colour_roc_auc": metrics.matched_auc(colour, malignant, brightness, MATCHED),
     }
+
+    def measure(weights: metrics.Floats) -> dict[str, metrics.Floats]:
+        curve = metrics.sweep(probability, malignant, weights)
+        rates = metrics.decision_figures(decided, malignant, weights)
+        return {
+            "roc_auc": metrics.roc_auc(curve),
+            "average_precision": metrics.average_precision(curve),
+            **{name: rates[name] for name in ("balanced_accuracy", "sensitivity", "specificity")},
+            **{name: area(weights) for name, area in areas.items()},
+        }
+
+    return measure

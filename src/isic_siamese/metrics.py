@@ -86,6 +86,25 @@ def rank_auc(scores: Floats, positive: Bools) -> Callable[[Floats], Floats]:
     return measure
 
 
+def matched_auc(scores: Floats, positive: Bools, trait: Floats, most: float) -> Callable[[Floats], Floats]:
+    """Return a function from weights `(B, N)` to the ROC AUC among images that are alike in a trait, `(B,)`.
+
+    That is how often a positive outscores a negative whose `trait` `(N,)` differs from its own by at most `most`; a tie
+    counts half. With a trait that tells the classes apart by itself, it says what the scores know beyond that.
+    """
+    alike = (np.abs(trait[positive][:, None] - trait[~positive][None]) <= most).astype(np.float64)
+    above = np.sign(scores[positive][:, None] - scores[~positive][None])
+    wins = alike * (above + 1) / 2
+
+    def measure(weights: Floats) -> Floats:
+        of_positive, of_negative = weights[:, positive], weights[:, ~positive]
+        won, met = (np.einsum("bn,bn->b", of_positive @ matrix, of_negative) for matrix in (wins, alike))
+        with np.errstate(invalid="ignore"):  # a resample without such a pair has no area: NaN
+            return np.asarray(won / met, np.float64)
+
+    return measure
+
+
 def average_precision(curve: Curve) -> Floats:
     """Mean over the positives of the precision at each one's score, `(B,)`."""
     gains = np.diff(curve.hits, axis=1)
