@@ -32,7 +32,7 @@ def main() -> None:
         index,
         rows_of(index, splits, "train"),
         rows_of(index, splits, "test"),
-        lambda rows: shards.batches(rows, EMBED_BATCH, "controls"),
+        lambda rows: shards.batches(rows, EMBED_BATCH // section.orientations, "controls"),
         section.orientations,
     )
     test, malignant = index.iloc[data.test], data.malignant[data.test]

@@ -57,7 +57,8 @@ def main() -> None:
     encoder = read_model(MODELS)
     embeddings = embed(encoder, shards.batches(all_rows, EMBED_BATCH, "embed"))
     asked = np.concatenate([rows["val"], rows["test"]])
-    embeddings[asked] = embed(encoder, shards.batches(asked, EMBED_BATCH, "embed, turned"), section.orientations)
+    batches = shards.batches(asked, EMBED_BATCH // section.orientations, "embed each way up")
+    embeddings[asked] = embed(encoder, batches, section.orientations)
     references = pick_references(index, embeddings, rows["train"])
     malignant = index["target"].to_numpy() == 1
     val_scores = reference_scores(

@@ -27,7 +27,8 @@ def main() -> None:
     encoder, index = read_model(MODELS), read_index(SHARDS)
     references, classifier = read_references(EVALUATION), read_classifier(EVALUATION / "classifier.json")
     # A release may come without test images, and then there are no shards.
-    batches = Shards(SHARDS).batches(index["row"].to_numpy(), EMBED_BATCH, "embed") if len(index) else []
+    n = EMBED_BATCH // classifier.orientations
+    batches = Shards(SHARDS).batches(index["row"].to_numpy(), n, "embed each way up") if len(index) else []
     embeddings = embed(encoder, batches, classifier.orientations)
     scores = reference_scores(embeddings, references.embeddings, references.malignant, classifier.temperature)
     probabilities = classifier.probabilities(scores)

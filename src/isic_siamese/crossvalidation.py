@@ -112,7 +112,8 @@ def _train_and_answer(trainer: Trainer, test: IntArray, checkpoints: Path, param
     encoder = train(trainer, checkpoints, lambda _: None).encoder
     references = embed(encoder, data.shards.batches(data.train_rows, EMBED_BATCH))
     of_val, of_test = (
-        embed(encoder, data.shards.batches(rows, EMBED_BATCH), params.orientations) for rows in (data.val_rows, test)
+        embed(encoder, data.shards.batches(rows, EMBED_BATCH // params.orientations), params.orientations)
+        for rows in (data.val_rows, test)
     )
     labels = data.malignant[data.train_rows]
     val_scores = reference_scores(of_val, references, labels, params.temperature)

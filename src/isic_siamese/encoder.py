@@ -21,7 +21,9 @@ from isic_siamese.errors import DataError, ParamsError
 from isic_siamese.files import replacing, write_json
 
 BUNDLED_ENCODER = "tf_efficientnet_lite0"  # the one whose ImageNet weights come inside a package
-EMBED_BATCH = 256  # fixed, because the last bits of a float sum depend on it
+EMBED_BATCH = (
+    256  # images that go through the encoder at once; fixed, because the last bits of a float sum depend on it
+)
 
 
 class SiameseEncoder(nn.Module):
@@ -133,7 +135,7 @@ def embed(
 
     Args:
         encoder: left in evaluation mode.
-        batches: uint8 RGB `(n, S, S, 3)`.
+        batches: uint8 RGB `(n, S, S, 3)`, of at most `EMBED_BATCH // orientations` images for the sake of memory.
         orientations: 1 embeds each image as it is; 8 takes the mean direction of its four quarter turns and their
             mirror images, because a lesion has no up or down.
 
@@ -144,14 +146,15 @@ def embed(
     device = encoder.head.weight.device
     parts = []
     for batch in batches:
-        total = sum(encoder(view) for view in _orient(torch.from_numpy(batch).to(device), orientations))
-        parts.append(functional.normalize(total, dim=1).cpu().numpy())
+        views = torch.cat(list(_orient(torch.from_numpy(batch).to(device), orientations)))
+        mean = encoder(views).view(orientations, len(batch), -1).mean(dim=0)
+        parts.append(functional.normalize(mean, dim=1).cpu().numpy())
     return np.concatenate(parts) if parts else np.zeros((0, encoder.embedding_dim), np.float32)
 
 
 def _orient(images: Tensor, orientations: int) -> Iterator[Tensor]:
     for number in range(orientations):
-        yield torch.rot90(images if number < 4 else images.flip(2), number % 4, (1, 2)).contiguous()
+        yield torch.rot90(images if number < 4 else images.flip(2), number % 4, (1, 2))
 
 
 def write_model(folder: Path, encoder: SiameseEncoder) -> None:
