@@ -179,6 +179,7 @@ def test_the_own_mirror_comes_first(folder: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def fetch_until_killed(store: Path, url: str) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as from a terminal; a job in the background ignores it
     fetch_release(store, [url], pauses=[0.01] * 3, stall=5)
 
 

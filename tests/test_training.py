@@ -84,6 +84,7 @@ def test_a_run_that_was_interrupted_goes_on_and_ends_in_the_same_bits(
 
 
 RUN = """
+    import signal
     import sys
     from pathlib import Path
     from isic_siamese import checkpoint
@@ -92,6 +93,7 @@ RUN = """
     from isic_siamese.training import train
     from tests.toy import draw_data, make_trainer
     checkpoint.SECONDS_APART = -1.0
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as from a terminal; a job in the background ignores it
     folder = Path(sys.argv[1])
     trainer = make_trainer(draw_data(folder), epochs=20)
     print("started", flush=True)
