@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 
 from isic_siamese.augment import AugmentParams
@@ -118,3 +119,11 @@ def test_all_wrong_keys_come_in_one_message(tmp_path: Path) -> None:
         Params(path).section("train", TrainParams)
     assert "train.epochs: input should be greater than or equal to 1, got 0" in str(error.value)
     assert "train.dropout: no such key" in str(error.value)
+
+
+def test_dvc_leaves_the_file_as_it_is_but_for_what_an_experiment_changes(tmp_path: Path) -> None:
+    before = COMMITTED.read_text(encoding="utf-8")
+    copy = tmp_path / "params.yaml"
+    copy.write_text(before, encoding="utf-8")
+    apply_overrides(str(copy), ["margin=2.0"])
+    assert copy.read_text(encoding="utf-8") == before.replace("\nmargin: 1.0 ", "\nmargin: 2.0 ")
