@@ -29,7 +29,7 @@ review: setup ## tell what this branch changes, as a pull request's comment does
 	@python -m isic_siamese.review $(if $(URL),--url $(URL)) $(BASE)
 
 test: setup ## run the tests
-	pytest
+	OMP_NUM_THREADS=1 pytest # in two processes; more threads would only be in each other's way
 
 check: setup ## lint, format check, types
 	ruff check .

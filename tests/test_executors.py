@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import dask
+import distributed
 import pytest
 
 from isic_siamese import executors
@@ -39,7 +41,6 @@ def start_dask(command: str, *options: str) -> Iterator[subprocess.Popen[bytes]]
 @pytest.fixture(scope="module")
 def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a scheduler without workers."""
-    distributed = pytest.importorskip("distributed")
     file = tmp_path_factory.mktemp("scheduler") / "scheduler.json"
     options = ["--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(file)]
     with start_dask("scheduler", *options) as process:
@@ -53,7 +54,6 @@ def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def workers(scheduler: str) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Two of them."""
-    distributed = pytest.importorskip("distributed")
     options = [scheduler, "--no-nanny", "--nthreads", "1", "--host", "127.0.0.1", "--memory-limit", "0"]
     with ExitStack() as stack:
         processes = [stack.enter_context(start_dask("worker", *options)) for _ in range(2)]
@@ -79,7 +79,7 @@ def test_the_workers_of_a_dask_cluster_give_the_same_bytes(
     [others] = write_shards([image_set(tmp_path / "there", source)], tmp_path / "work", params())
     assert digests(tmp_path / "here/train") == digests(tmp_path / "there/train")
     assert sizes.equals(others)
-    with pytest.importorskip("distributed").Client(scheduler) as client:
+    with distributed.Client(scheduler) as client:
         assert all(client.run(lambda: "isic_siamese.shard_writer" in sys.modules).values())
 
 
@@ -102,8 +102,6 @@ def test_the_other_worker_does_the_work_of_one_that_dies(
 
 
 def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    dask = pytest.importorskip("dask")
-    pytest.importorskip("distributed")
     monkeypatch.setenv(DASK_ADDRESS, "tcp://127.0.0.1:1")
     with (
         dask.config.set({"distributed.comm.timeouts.connect": "0.5s"}),

@@ -82,7 +82,7 @@ def test_an_edited_parameter_makes_its_readers_stale(
     path = checkout.folder / "params.yaml"
     before = path.read_text()
     name, value = line.rsplit(" ", 1)
-    other = "elsewhere" if value == "demo" else f"{float(value) / 2 + 1:g}"
+    other = "elsewhere" if value == "demo" else f"{float(value) + 1:g}"
     assert before.count(f"{line}\n") + before.count(f"{line} ") == 1
     try:
         path.write_text(before.replace(line, f"{name} {other}"))

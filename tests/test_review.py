@@ -125,7 +125,7 @@ def test_a_metric_added_and_one_removed_are_told_apart(branch: Repository) -> No
 
 
 def test_a_change_of_parameters_alone_has_no_metrics(branch: Repository) -> None:
-    edit(branch, "params.yaml", "balanced_accuracy: [0.55, 1.0]", "balanced_accuracy: [0.85, 1.0]")
+    edit(branch, "params.yaml", "- 0.55", "- 0.85")
     branch.commit("stricter")
     done = review(branch, "main")
     assert done.returncode == 0, done.stderr
