@@ -7,7 +7,11 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.checkout import ENVIRONMENT, ROOT, Checkout
+
+pytestmark = pytest.mark.xdist_group("team")  # in one of the two processes, so that the pipeline runs once for them
 
 HOWTO = ROOT / "docs/experiments-howto.md"
 

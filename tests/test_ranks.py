@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+pytestmark = pytest.mark.xdist_group("ranks")  # in one process, so that the two ranks run once
+
 ROOT = Path(__file__).parents[1]
 SCRIPT = """
     import sys

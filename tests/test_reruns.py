@@ -8,6 +8,8 @@ from dvc.repo import Repo
 
 from tests.checkout import Checkout
 
+pytestmark = pytest.mark.xdist_group("pipeline")  # in one of the two processes, so that the pipeline runs once for them
+
 # An edited file, and the stages that are stale then. What follows them runs again if what they write changes.
 FILES = {
     "README.md": [],

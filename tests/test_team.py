@@ -9,6 +9,8 @@ from moto.server import ThreadedMotoServer
 
 from tests.checkout import Checkout, Repository
 
+pytestmark = pytest.mark.xdist_group("team")  # in one of the two processes, so that the pipeline runs once for them
+
 RAW = "data/raw"
 
 

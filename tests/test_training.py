@@ -95,7 +95,7 @@ RUN = """
     checkpoint.SECONDS_APART = -1.0
     signal.signal(signal.SIGINT, signal.default_int_handler)  # as from a terminal; a job in the background ignores it
     folder = Path(sys.argv[1])
-    trainer = make_trainer(draw_data(folder), epochs=20)
+    trainer = make_trainer(draw_data(folder), epochs=10)
     print("started", flush=True)
     run_command(
         lambda: write_model(folder / "model", train(trainer, folder / "checkpoints", lambda _: None).encoder)
@@ -104,7 +104,7 @@ RUN = """
 
 
 def start_run(folder: Path) -> subprocess.Popen[str]:
-    """Start a run of 20 epochs in a process of its own, and return when it is about to take its first step."""
+    """Start a run of 10 epochs in a process of its own, and return when it is about to take its first step."""
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(RUN), str(folder)],
         cwd=Path(__file__).parents[1],
@@ -118,7 +118,7 @@ def start_run(folder: Path) -> subprocess.Popen[str]:
 
 
 def test_a_run_killed_without_warning_goes_on_and_ends_in_the_same_bytes(data: TrainingData, tmp_path: Path) -> None:
-    write_model(tmp_path / "whole", run(make_trainer(data, epochs=20), tmp_path).encoder)
+    write_model(tmp_path / "whole", run(make_trainer(data, epochs=10), tmp_path).encoder)
     for attempt in ("killed", "finished"):
         process = start_run(tmp_path)
         if attempt == "killed":
