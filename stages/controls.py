@@ -10,7 +10,6 @@ import numpy as np
 
 from isic_siamese.bootstrap import draw_resamples
 from isic_siamese.controls import ControlData, control_figures, control_scores
-from isic_siamese.encoder import EMBED_BATCH
 from isic_siamese.errors import run_command
 from isic_siamese.evaluation import EvaluateParams
 from isic_siamese.files import write_json
@@ -27,12 +26,12 @@ def main() -> None:
     """Write the ROC AUC of each control."""
     params = Params()
     section, seed = params.section("evaluate", EvaluateParams), params.common.seed
-    index, splits, shards = read_index(SHARDS), read_splits(SPLITS_CSV), Shards(SHARDS)
+    index, splits = read_index(SHARDS), read_splits(SPLITS_CSV)
     data = ControlData(
         index,
         rows_of(index, splits, "train"),
         rows_of(index, splits, "test"),
-        lambda rows: shards.batches(rows, EMBED_BATCH // section.orientations, "controls"),
+        Shards(SHARDS),
         section.orientations,
     )
     test, malignant = index.iloc[data.test], data.malignant[data.test]

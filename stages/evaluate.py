@@ -11,7 +11,7 @@ import pandas as pd
 
 from isic_siamese.bootstrap import draw_resamples
 from isic_siamese.classifier import fit_classifier, reference_scores, write_classifier
-from isic_siamese.encoder import EMBED_BATCH, embed, read_model
+from isic_siamese.encoder import EMBED_BATCH, embed_rows, read_model
 from isic_siamese.errors import run_command
 from isic_siamese.evaluation import (
     EvaluateParams,
@@ -55,10 +55,9 @@ def main() -> None:
     all_rows = index["row"].to_numpy()
     checked = check_leaks(index, rows, removed, thumbnails(shards.batches(all_rows, EMBED_BATCH, "check for leaks")))
     encoder = read_model(MODELS)
-    embeddings = embed(encoder, shards.batches(all_rows, EMBED_BATCH, "embed"))
+    embeddings = embed_rows(encoder, shards, all_rows, task="embed")
     asked = np.concatenate([rows["val"], rows["test"]])
-    batches = shards.batches(asked, EMBED_BATCH // section.orientations, "embed each way up")
-    embeddings[asked] = embed(encoder, batches, section.orientations)
+    embeddings[asked] = embed_rows(encoder, shards, asked, section.orientations, "embed each way up")
     references = pick_references(index, embeddings, rows["train"])
     malignant = index["target"].to_numpy() == 1
     val_scores = reference_scores(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from isic_siamese.classifier import read_classifier, reference_scores
-from isic_siamese.encoder import EMBED_BATCH, embed, read_model
+from isic_siamese.encoder import embed, embed_rows, read_model
 from isic_siamese.errors import run_command
 from isic_siamese.files import write_csv, write_json
 from isic_siamese.references import read_references
@@ -26,10 +26,11 @@ def main() -> None:
     """Write the probability of melanoma for each test image."""
     encoder, index = read_model(MODELS), read_index(SHARDS)
     references, classifier = read_references(EVALUATION), read_classifier(EVALUATION / "classifier.json")
-    # A release may come without test images, and then there are no shards.
-    n = EMBED_BATCH // classifier.orientations
-    batches = Shards(SHARDS).batches(index["row"].to_numpy(), n, "embed each way up") if len(index) else []
-    embeddings = embed(encoder, batches, classifier.orientations)
+    if len(index):
+        rows = index["row"].to_numpy()
+        embeddings = embed_rows(encoder, Shards(SHARDS), rows, classifier.orientations, "embed each way up")
+    else:  # a release may come without test images, and then there are no shards
+        embeddings = embed(encoder, [])
     scores = reference_scores(embeddings, references.embeddings, references.malignant, classifier.temperature)
     probabilities = classifier.probabilities(scores)
 

@@ -1,5 +1,4 @@
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from isic_siamese import controls
 from isic_siamese.bootstrap import draw_resamples
 from isic_siamese.controls import ControlData, control_figures, imagenet_features
 from isic_siamese.encoder import build_encoder
+from isic_siamese.shards import Shards
 from stages import controls as stage
 from tests.test_answers_end_to_end import make_project
 
@@ -19,52 +19,49 @@ N = 60
 MALIGNANT = np.arange(N) % 3 == 0
 
 
-def data_of(images: np.ndarray, **columns: object) -> ControlData:
+def data_of(folder: Path, images: np.ndarray, **columns: object) -> ControlData:
     silent = {"sex": "", "age_approx": "", "anatom_site_general_challenge": ""}
     index = pd.DataFrame({"target": MALIGNANT.astype(int), **silent, **columns})
-
-    def batches(rows: np.ndarray) -> Iterator[np.ndarray]:
-        yield from np.array_split(images[rows], 2)
-
-    return ControlData(index, np.arange(40), np.arange(40, N), batches, orientations=1)
+    np.save(folder / "shard-00000.npy", images)
+    return ControlData(index, np.arange(40), np.arange(40, N), Shards(folder), orientations=1)
 
 
 def grey(px: int = 32) -> np.ndarray:
     return np.random.default_rng(0).integers(100, 110, (N, px, px, 3), dtype=np.uint8)
 
 
-def test_colour_alone_finds_melanomas_that_are_redder() -> None:
+def test_colour_alone_finds_melanomas_that_are_redder(tmp_path: Path) -> None:
     images = grey()
     images[MALIGNANT, :, :, 0] += 20
-    scores = dict(controls.control_scores(data_of(images), seed=0))
+    scores = dict(controls.control_scores(data_of(tmp_path, images), seed=0))
     assert roc_auc_score(MALIGNANT[40:], scores["mean_colour"]) == 1
     assert len(scores) == 4 + controls.SHUFFLES
 
 
-def test_shuffled_labels_have_no_skill_where_the_features_have_all() -> None:
+def test_shuffled_labels_have_no_skill_where_the_features_have_all(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (N, 64, 64, 3), dtype=np.uint8)
     images[MALIGNANT] //= 4
-    scores = dict(controls.control_scores(data_of(images), seed=0))
+    scores = dict(controls.control_scores(data_of(tmp_path, images), seed=0))
     areas = [roc_auc_score(MALIGNANT[40:], scores[f"shuffled_labels.{number}"]) for number in range(controls.SHUFFLES)]
     assert roc_auc_score(MALIGNANT[40:], scores["imagenet_features"]) == 1
     assert min(areas) < 0.5 < max(areas)
 
 
-def test_metadata_alone_finds_melanomas_of_the_old_even_where_some_ages_are_missing() -> None:
+def test_metadata_alone_finds_melanomas_of_the_old_even_where_some_ages_are_missing(tmp_path: Path) -> None:
     ages = np.where(MALIGNANT, "70", "40").astype(object)
     ages[::7] = ""
-    data = data_of(grey(), age_approx=ages, sex=np.where(np.arange(N) % 2, "male", "female"))
+    data = data_of(tmp_path, grey(), age_approx=ages, sex=np.where(np.arange(N) % 2, "male", "female"))
     known = ages[40:] != ""
     assert roc_auc_score(MALIGNANT[40:][known], controls._metadata_scores(data)[known]) == 1
 
 
-def test_metadata_that_is_silent_has_no_skill() -> None:
-    assert np.ptp(controls._metadata_scores(data_of(grey()))) == 0
+def test_metadata_that_is_silent_has_no_skill(tmp_path: Path) -> None:
+    assert np.ptp(controls._metadata_scores(data_of(tmp_path, grey()))) == 0
 
 
-def test_imagenet_features_are_those_of_the_backbone_at_unit_length() -> None:
+def test_imagenet_features_are_those_of_the_backbone_at_unit_length(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (N, 64, 64, 3), dtype=np.uint8)
-    features = imagenet_features(data_of(images))
+    features = imagenet_features(data_of(tmp_path, images))
     encoder = build_encoder("tf_efficientnet_lite0", "imagenet", 4, 32).eval()
     with torch.inference_mode():
         pixels = torch.from_numpy(images[:3]).permute(0, 3, 1, 2).float() * encoder.scale - encoder.offset

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from isic_siamese.augment import N_DRAWS
-from isic_siamese.encoder import EMBED_BATCH, embed
+from isic_siamese.encoder import embed_rows
 from isic_siamese.errors import DataError, TrainingError
 from isic_siamese.image_source import ImageSource
 from isic_siamese.losses import contrastive_loss, pair_distances
@@ -60,7 +60,7 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero() -> None:
 
 def test_the_validation_auc_compares_with_the_training_images(data: TrainingData) -> None:
     run = make_trainer(data)
-    embeddings = embed(run.encoder, data.shards.batches(np.arange(128), EMBED_BATCH))
+    embeddings = embed_rows(run.encoder, data.shards, np.arange(128))
     assert embeddings.shape == (128, 8) and embeddings.dtype == np.float32
     assert 0 <= run.validate().roc_auc <= 1
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from isic_siamese import checkpoint
-from isic_siamese.encoder import EMBED_BATCH, embed, write_model
+from isic_siamese.encoder import embed_rows, write_model
 from isic_siamese.errors import TrainingError, run_command
 from isic_siamese.trainer import Trainer, TrainingData
 from isic_siamese.training import Trained, train
@@ -196,7 +196,7 @@ def test_the_embeddings_of_the_first_and_of_the_best_epoch_outlast_an_interrupti
     parts = run(make_trainer(data), tmp_path)
     assert np.array_equal(whole.first, first[0]) and not np.array_equal(whole.first, first[1])
     assert np.array_equal(parts.first, whole.first) and np.array_equal(parts.best, whole.best)
-    assert np.array_equal(whole.best, embed(whole.encoder, data.shards.batches(data.val_rows, EMBED_BATCH)))
+    assert np.array_equal(whole.best, embed_rows(whole.encoder, data.shards, data.val_rows))
 
 
 def test_a_loss_that_is_not_finite_is_an_error_that_says_what_to_change(data: TrainingData, tmp_path: Path) -> None:

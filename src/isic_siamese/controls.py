@@ -17,10 +17,9 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from isic_siamese.bootstrap import Resamples, figure, resample_images
 from isic_siamese.classifier import Bools, Embeddings, Floats, reference_scores
-from isic_siamese.encoder import BUNDLED_ENCODER, SiameseEncoder, build_encoder, embed, pick_device
+from isic_siamese.encoder import BUNDLED_ENCODER, EMBED_BATCH, SiameseEncoder, build_encoder, embed_rows, pick_device
 from isic_siamese.metrics import rank_auc
-
-Batches = Callable[[npt.NDArray[np.int64]], Iterable[npt.NDArray[np.uint8]]]
+from isic_siamese.shards import Shards
 
 IMAGE_PX = 128  # only noted in an encoder, which takes images of any size
 FEATURES = 1280  # of the bundled encoder's backbone
@@ -36,14 +35,14 @@ class ControlData:
         index: a row an image.
         train: rows of the training split.
         test: rows of the test split.
-        batches: starts a pass over the images at some rows, in that order.
+        shards: the images.
         orientations: in which the encoders embed a test image, as `embed` does for the network.
     """
 
     index: pd.DataFrame
     train: npt.NDArray[np.int64]
     test: npt.NDArray[np.int64]
-    batches: Batches
+    shards: Shards
     orientations: int
 
     @property
@@ -54,7 +53,7 @@ class ControlData:
 
 def control_scores(data: ControlData, seed: int) -> Iterator[tuple[str, Floats]]:
     """Yield the name of each control and its scores of the test images, high where melanoma is likely."""
-    yield "mean_colour", _regress(data, mean_colours(data.batches(np.arange(len(data.index)))))
+    yield "mean_colour", _regress(data, mean_colours(data.shards))
     yield "metadata", _metadata_scores(data)
     torch.manual_seed(seed)
     untrained = build_encoder(BUNDLED_ENCODER, "none", 128, IMAGE_PX)
@@ -77,13 +76,14 @@ def imagenet_features(data: ControlData) -> Embeddings:
 def _embed(encoder: SiameseEncoder, data: ControlData) -> Embeddings:
     encoder = encoder.to(pick_device())
     embeddings = np.zeros((len(data.index), encoder.embedding_dim), np.float32)
-    embeddings[data.train] = embed(encoder, data.batches(data.train))
-    embeddings[data.test] = embed(encoder, data.batches(data.test), data.orientations)
+    embeddings[data.train] = embed_rows(encoder, data.shards, data.train, task="references")
+    embeddings[data.test] = embed_rows(encoder, data.shards, data.test, data.orientations, "test images")
     return embeddings
 
 
-def mean_colours(batches: Iterable[npt.NDArray[np.uint8]]) -> Floats:
+def mean_colours(shards: Shards) -> Floats:
     """Return the mean red, green and blue of each image, float64 `(N, 3)`, levels of 255."""
+    batches = shards.batches(np.arange(len(shards)), EMBED_BATCH, "mean colours")
     return np.concatenate([batch.mean(axis=(1, 2)) for batch in batches])
 
 

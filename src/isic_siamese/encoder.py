@@ -19,11 +19,11 @@ from torch.nn import functional
 
 from isic_siamese.errors import DataError, ParamsError
 from isic_siamese.files import replacing, write_json
+from isic_siamese.shards import Shards
 
 BUNDLED_ENCODER = "tf_efficientnet_lite0"  # the one whose ImageNet weights come inside a package
-EMBED_BATCH = (
-    256  # images that go through the encoder at once; fixed, because the last bits of a float sum depend on it
-)
+# Images that go through the encoder at once; fixed, because the last bits of a float sum depend on it.
+EMBED_BATCH = 64
 
 
 class SiameseEncoder(nn.Module):
@@ -135,7 +135,7 @@ def embed(
 
     Args:
         encoder: left in evaluation mode.
-        batches: uint8 RGB `(n, S, S, 3)`, of at most `EMBED_BATCH // orientations` images for the sake of memory.
+        batches: uint8 RGB `(n, S, S, 3)`.
         orientations: 1 embeds each image as it is; 8 takes the mean direction of its four quarter turns and their
             mirror images, because a lesion has no up or down.
 
@@ -150,6 +150,17 @@ def embed(
         mean = encoder(views).view(orientations, len(batch), -1).mean(dim=0)
         parts.append(functional.normalize(mean, dim=1).cpu().numpy())
     return np.concatenate(parts) if parts else np.zeros((0, encoder.embedding_dim), np.float32)
+
+
+def embed_rows(
+    encoder: SiameseEncoder,
+    shards: Shards,
+    rows: npt.NDArray[np.int64],
+    orientations: int = 1,
+    task: str | None = None,
+) -> npt.NDArray[np.float32]:
+    """Embed the images at `rows` `(N,)` of `shards` as `embed` does; with a `task`, a progress bar names it."""
+    return embed(encoder, shards.batches(rows, EMBED_BATCH // orientations, task), orientations)
 
 
 def _orient(images: Tensor, orientations: int) -> Iterator[Tensor]:

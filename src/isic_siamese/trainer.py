@@ -20,7 +20,7 @@ from isic_siamese import ranks
 from isic_siamese.augment import N_DRAWS, AugmentParams, augment
 from isic_siamese.checkpoint import run_key
 from isic_siamese.classifier import reference_scores
-from isic_siamese.encoder import EMBED_BATCH, build_encoder, embed, pick_device
+from isic_siamese.encoder import EMBED_BATCH, build_encoder, embed_rows, pick_device
 from isic_siamese.errors import DataError, ParamsError, TrainingError
 from isic_siamese.image_source import ImageSource, fits, to_device
 from isic_siamese.losses import (
@@ -223,7 +223,7 @@ class Trainer:
 
     def _embed(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Embed the images at `rows`, each process its share of them."""
-        own = embed(self.encoder, self.data.shards.batches(rows[ranks.share(len(rows))], EMBED_BATCH))
+        own = embed_rows(self.encoder, self.data.shards, rows[ranks.share(len(rows))])
         if ranks.n_ranks() == 1:
             return own
         return np.asarray(ranks.gather(torch.from_numpy(own).to(self.device), len(rows)).cpu().numpy(), np.float32)
