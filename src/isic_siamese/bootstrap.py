@@ -1,6 +1,6 @@
 """Resample whole patients: images of one patient are alike, so images are not the independent draws."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ from scipy.stats import binomtest
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
+Measure = Callable[[Floats], Mapping[str, Floats]]  # from the weights (b, N) of b resamples to named values (b, ...)
 
 CHUNK = 1_000_000  # weights held at a time: 8 MB of float64; with four times as many the processor's cache is too small
 
@@ -55,7 +56,7 @@ def draw_resamples(patient_ids: pd.Series, malignant: Bools, n_resamples: int, r
     return Resamples(multiplicities, patient.astype(np.int64))
 
 
-def resample_images(measure: Callable[[Floats], Mapping[str, Floats]], resamples: Resamples) -> dict[str, Floats]:
+def resample_images(measure: Measure, resamples: Resamples) -> dict[str, Floats]:
     """Apply `measure` to the weights `(b, N)` of the images in each resample, a chunk of resamples at a time.
 
     Returns:
@@ -66,7 +67,7 @@ def resample_images(measure: Callable[[Floats], Mapping[str, Floats]], resamples
 
 
 def resample_pairs(
-    measure: Callable[[Floats], Mapping[str, Floats]],
+    measure: Measure,
     resamples: Resamples,
     left: npt.NDArray[np.int64],
     right: npt.NDArray[np.int64],
@@ -87,12 +88,26 @@ def resample_pairs(
     )
 
 
-def _in_chunks(
-    measure: Callable[[Floats], Mapping[str, Floats]], resamples: Resamples, width: int
-) -> dict[str, Floats]:
+def _in_chunks(measure: Measure, resamples: Resamples, width: int) -> dict[str, Floats]:
     step = max(1, CHUNK // max(1, width))
     parts = [measure(resamples.multiplicities[start : start + step]) for start in range(0, len(resamples), step)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def mean_figures(repeats: Sequence[Measure], resamples: Resamples, confidence: float) -> dict[str, dict[str, float]]:
+    """Return what all of `repeats` measure, as the figures of their mean.
+
+    A resample draws patients once for all repeats, so that the interval is that of the mean, and does not pretend that
+    repeats are new patients.
+    """
+
+    def measure(weights: Floats) -> dict[str, Floats]:
+        each = [measure_repeat(weights) for measure_repeat in repeats]
+        return {name: np.mean([values[name] for values in each], axis=0) for name in each[0]}
+
+    once = measure(np.ones((1, len(resamples.patient))))
+    spread = resample_images(measure, resamples)
+    return {name: figure(values[0], spread[name], confidence) for name, values in once.items()}
 
 
 def figure(value: float, resampled: Floats, confidence: float, n_patients: int | None = None) -> dict[str, float]:

@@ -6,7 +6,7 @@ The `crossvalidation.csv` of two runs compare likewise.
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import pandas as pd
 from scipy.stats import norm, rankdata
 
 from isic_siamese import metrics
-from isic_siamese.bootstrap import draw_resamples, figure, resample_images
+from isic_siamese.bootstrap import Measure, draw_resamples, mean_figures
 from isic_siamese.errors import DataError, run_command
 
 Floats = npt.NDArray[np.float64]
@@ -79,26 +79,18 @@ def paired_bootstrap(
 
     Args:
         table: `repeat, image_name, patient_id, target`, and for both runs `score_1, score_2, decision_1, decision_2`.
-            Of several repeats the gain is the mean; a patient is drawn for all of them at once.
+            Of several repeats the gain is the mean.
         n_resamples: of the patients, the same for both runs.
         confidence: of the interval.
         rng: of the draw.
     """
     repeats = [part.sort_values("image_name") for _, part in table.groupby("repeat")]
     malignant = np.asarray(repeats[0]["target"] == 1)
-    measures = [_measure_gain(part, malignant) for part in repeats]
-
-    def gains(weights: Floats) -> dict[str, Floats]:
-        each = [measure(weights) for measure in measures]
-        return {name: np.mean([values[name] for values in each], axis=0) for name in each[0]}
-
-    once = gains(np.ones((1, len(malignant))))
     resamples = draw_resamples(repeats[0]["patient_id"], malignant, n_resamples, rng)
-    spread = resample_images(gains, resamples)
-    return {name: figure(values[0], spread[name], confidence) for name, values in once.items()}
+    return mean_figures([_measure_gain(part, malignant) for part in repeats], resamples, confidence)
 
 
-def _measure_gain(part: pd.DataFrame, malignant: Bools) -> Callable[[Floats], dict[str, Floats]]:
+def _measure_gain(part: pd.DataFrame, malignant: Bools) -> Measure:
     areas = [metrics.rank_auc(part[f"score_{run}"].to_numpy(np.float64), malignant) for run in (1, 2)]
     decisions = [np.asarray(part[f"decision_{run}"] == 1) for run in (1, 2)]
 
