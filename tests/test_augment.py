@@ -3,17 +3,10 @@ import torch
 from torchvision.transforms.v2 import functional as oracle
 
 from isic_siamese.augment import N_DRAWS, AugmentParams, augment
+from tests.toy import RECIPE
 
-STILL = AugmentParams(
-    apply_to="oversampled",
-    flip=0,
-    rotate="none",
-    scale=0,
-    translate=0,
-    brightness=0,
-    contrast=0,
-    saturation=0,
-    hue=0,
+STILL = RECIPE.model_copy(
+    update={"flip": 0, "rotate": "none", "brightness": 0, "contrast": 0, "saturation": 0, "hue": 0}
 )
 DRAWS = ("quarter", "mirror", "brightness", "contrast", "saturation", "hue", "angle", "scale", "right", "down")
 
