@@ -17,21 +17,25 @@ from isic_siamese.shards import Shards, read_index
 from isic_siamese.trainer import TrainParams
 
 
-def main() -> None:
-    """Run the stage."""
-    params, folder = Params(), Path("data/shards/train")
-    evaluate = params.section("evaluate", EvaluateParams)
-    recipe = Recipe(
+def read_recipe(params: Params) -> Recipe:
+    """Return the recipe of `params.yaml`."""
+    return Recipe(
         pairs=params.section("pairs", PairsParams),
         train=params.section("train", TrainParams),
         augment=params.section("augment", AugmentParams),
-        evaluate=evaluate,
+        evaluate=params.section("evaluate", EvaluateParams),
         margin=params.common.margin,
     )
+
+
+def main() -> None:
+    """Run the stage."""
+    params, folder = Params(), Path("data/shards/train")
+    recipe = read_recipe(params)
     folds = params.section("crossvalidate", CrossvalidateParams)
     answers = cross_validate(Shards(folder), read_index(folder), recipe, folds, params.common.seed)
     write_csv(Path("data/crossvalidation.csv"), answers)
-    write_json(Path("metrics/crossvalidate.json"), pooled_figures(answers, evaluate, params.common.seed))
+    write_json(Path("metrics/crossvalidate.json"), pooled_figures(answers, recipe.evaluate, params.common.seed))
 
 
 if __name__ == "__main__":

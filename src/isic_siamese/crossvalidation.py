@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,10 +14,10 @@ from pydantic import Field
 
 from isic_siamese import metrics
 from isic_siamese.augment import AugmentParams
-from isic_siamese.bootstrap import draw_resamples, figure, resample_images
-from isic_siamese.classifier import fit_classifier, reference_scores
+from isic_siamese.bootstrap import Measure, draw_resamples, mean_figures
+from isic_siamese.classifier import Bools, Embeddings, Floats, fit_classifier, reference_scores
 from isic_siamese.controls import mean_colours, regress
-from isic_siamese.encoder import EMBED_BATCH, embed
+from isic_siamese.encoder import embed_rows
 from isic_siamese.evaluation import EvaluateParams
 from isic_siamese.files import write_csv
 from isic_siamese.pairs import PairsParams, draw_pairs
@@ -29,6 +30,9 @@ from isic_siamese.training import train
 log = logging.getLogger(__name__)
 
 IntArray = npt.NDArray[np.int64]
+# From the embeddings (N, D) that are asked about, and references (R, D) with their labels (R,), to scores (N,).
+Score = Callable[[Embeddings, Embeddings, Bools], Floats]
+CHECKPOINTS = Path("data/checkpoints/crossvalidate")
 ANSWERS = ["row", "score", "probability", "decision"]
 MATCHED = 5.0  # levels of 255: two images whose mean brightness differs by no more are alike in it
 
@@ -42,13 +46,17 @@ class CrossvalidateParams(Section):
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that one training and its evaluation depend on, beside the images and the seed."""
+    """All that one training and its evaluation depend on, beside the images and the seed.
+
+    `score` says how the references answer, where it is not by `reference_scores`.
+    """
 
     pairs: PairsParams
     train: TrainParams
     augment: AugmentParams
     evaluate: EvaluateParams
     margin: float
+    score: Score | None = None
 
 
 def fold_patients(index: pd.DataFrame, folds: int, rng: np.random.Generator) -> list[IntArray]:
@@ -59,20 +67,25 @@ def fold_patients(index: pd.DataFrame, folds: int, rng: np.random.Generator) -> 
 
 
 def cross_validate(
-    shards: Shards, index: pd.DataFrame, recipe: Recipe, params: CrossvalidateParams, seed: int
+    shards: Shards,
+    index: pd.DataFrame,
+    recipe: Recipe,
+    params: CrossvalidateParams,
+    seed: int,
+    checkpoints: Path = CHECKPOINTS,
 ) -> pd.DataFrame:
     """Train once a fold and repeat, and answer for the fold that was held out.
 
     Each fold is the test split once; the next one is then the validation split, for the best epoch, the calibration and
-    the threshold. Each repeat divides the patients anew. A fold that is done is kept in `data/checkpoints`, so that
-    a run that was stopped goes on with the next.
+    the threshold. Each repeat divides the patients anew. A fold that is done is kept in `checkpoints`, so that a run
+    that was stopped goes on with the next.
 
     Returns:
         `repeat, fold, row, image_name, patient_id, target, score, probability, decision`, each image once a repeat; and
         `brightness`, its mean, with `colour_score`, what a regression on mean colour alone gives it in the same folds.
     """
     parts = []
-    colours = mean_colours(shards.batches(np.arange(len(shards)), EMBED_BATCH, "mean colours"))
+    colours = mean_colours(shards)
     malignant = index["target"].to_numpy() == 1
     for repeat in range(params.repeats):
         rng = np.random.default_rng([seed, repeat])
@@ -80,7 +93,7 @@ def cross_validate(
         for fold in range(params.folds):
             order = [rows[(fold + step) % params.folds] for step in range(params.folds)]
             log.info("repeat %d of %d, fold %d of %d", repeat + 1, params.repeats, fold + 1, params.folds)
-            answers = _answer_fold(shards, index, recipe, order, int(rng.integers(2**32)))
+            answers = _answer_fold(shards, index, recipe, order, int(rng.integers(2**32)), checkpoints)
             learned = np.concatenate(order[2:])
             answers["colour_score"] = regress(colours[learned], malignant[learned], colours[order[0]])
             answers.insert(0, "fold", fold + 1)
@@ -91,36 +104,33 @@ def cross_validate(
     return answers.merge(facts, on="row")
 
 
-def _answer_fold(shards: Shards, index: pd.DataFrame, recipe: Recipe, order: list[IntArray], seed: int) -> pd.DataFrame:
+def _answer_fold(
+    shards: Shards, index: pd.DataFrame, recipe: Recipe, order: list[IntArray], seed: int, checkpoints: Path
+) -> pd.DataFrame:
     """Train on all but the first two of `order`, choose on the second, and answer for the first."""
     test, val, rest = order[0], order[1], np.sort(np.concatenate(order[2:]))
     malignant = index["target"].to_numpy() == 1
     pairs = draw_pairs(rest, malignant[rest], recipe.pairs, np.random.default_rng(seed), oversample=True)
     data = TrainingData(shards, malignant, rest, val, pairs, recipe.pairs.pairs_per_block)
     trainer = Trainer(data, recipe.train, recipe.augment, recipe.margin, seed)
-    done = (
-        Path("data/checkpoints/crossvalidate")
-        / f"{trainer.key()}-{recipe.evaluate.temperature}-{recipe.evaluate.orientations}.csv"
-    )
+    done = checkpoints / f"{trainer.key()}-{recipe.evaluate.temperature}-{recipe.evaluate.orientations}.csv"
     if not done.exists():
-        write_csv(done, _train_and_answer(trainer, test, done.with_suffix(""), recipe.evaluate))
+        write_csv(done, _train_and_answer(trainer, test, done.with_suffix(""), recipe))
     return pd.read_csv(done)  # also when new, so that a run that was stopped ends in the same digits
 
 
-def _train_and_answer(trainer: Trainer, test: IntArray, checkpoints: Path, params: EvaluateParams) -> pd.DataFrame:
-    data = trainer.data
+def _train_and_answer(trainer: Trainer, test: IntArray, checkpoints: Path, recipe: Recipe) -> pd.DataFrame:
+    data, params = trainer.data, recipe.evaluate
     encoder = train(trainer, checkpoints, lambda _: None).encoder
-    references = embed(encoder, data.shards.batches(data.train_rows, EMBED_BATCH))
-    of_val, of_test = (
-        embed(encoder, data.shards.batches(rows, EMBED_BATCH // params.orientations), params.orientations)
+    score = recipe.score or partial(reference_scores, temperature=params.temperature)
+    references, labels = embed_rows(encoder, data.shards, data.train_rows), data.malignant[data.train_rows]
+    val_scores, scores = (
+        score(embed_rows(encoder, data.shards, rows, params.orientations), references, labels)
         for rows in (data.val_rows, test)
     )
-    labels = data.malignant[data.train_rows]
-    val_scores = reference_scores(of_val, references, labels, params.temperature)
     classifier = fit_classifier(
         val_scores, data.malignant[data.val_rows], params.temperature, params.neighbours, params.orientations
     )
-    scores = reference_scores(of_test, references, labels, params.temperature)
     probabilities = classifier.probabilities(scores)
     columns = (test, scores, probabilities, classifier.decide(probabilities).astype(np.int64))
     return pd.DataFrame(dict(zip(ANSWERS, columns, strict=True)))
@@ -129,32 +139,20 @@ def _train_and_answer(trainer: Trainer, test: IntArray, checkpoints: Path, param
 def pooled_figures(answers: pd.DataFrame, params: EvaluateParams, seed: int) -> dict[str, object]:
     """Return the figures of the pooled answers: the mean of the repeats, with an interval over patients.
 
-    The answers of all folds are pooled by their calibrated probability. A resample draws patients once for all repeats,
-    so that the interval is that of the mean, and does not pretend that repeats are new patients.
+    The answers of all folds are pooled by their calibrated probability.
     """
     first = answers[answers["repeat"] == 1].sort_values("row")
     malignant = first["target"].to_numpy() == 1
-    rng = np.random.default_rng(seed)
-    resamples = draw_resamples(first["patient_id"], malignant, params.resamples, rng)
-    repeats = [part.sort_values("row") for _, part in answers.groupby("repeat")]
-
-    measures = [_measure(part, malignant) for part in repeats]
-
-    def measure(weights: metrics.Floats) -> dict[str, metrics.Floats]:
-        each = [measure_repeat(weights) for measure_repeat in measures]
-        return {name: np.mean([values[name] for values in each], axis=0) for name in each[0]}
-
+    resamples = draw_resamples(first["patient_id"], malignant, params.resamples, np.random.default_rng(seed))
+    measures = [_measure(part.sort_values("row"), malignant) for _, part in answers.groupby("repeat")]
     even = np.ones((1, len(malignant)))
-    once = measure(even)
-    spread = resample_images(measure, resamples)
-    content: dict[str, object] = {name: figure(once[name][0], spread[name], params.confidence) for name in once}
     counts = {"images": len(first), "melanomas": int(malignant.sum()), "patients": first["patient_id"].nunique()}
-    single = [measure_repeat(even)["roc_auc"][0] for measure_repeat in measures]
-    by_repeat = {str(number): float(value) for number, value in enumerate(single, start=1)}
-    return {**content, "roc_auc_by_repeat": by_repeat, "counts": counts}
+    by_repeat = {str(number): float(measure(even)["roc_auc"][0]) for number, measure in enumerate(measures, start=1)}
+    pooled = mean_figures(measures, resamples, params.confidence)
+    return {**pooled, "roc_auc_by_repeat": by_repeat, "counts": counts}
 
 
-def _measure(part: pd.DataFrame, malignant: metrics.Bools) -> Callable[[metrics.Floats], dict[str, metrics.Floats]]:
+def _measure(part: pd.DataFrame, malignant: Bools) -> Measure:
     """Return a function from weights `(B, N)` to the figures of one repeat, each `(B,)`."""
     probability, colour, brightness = (part[name].to_numpy() for name in ("probability", "colour_score", "brightness"))
     decided = part["decision"].to_numpy() == 1
@@ -164,7 +162,7 @@ def _measure(part: pd.DataFrame, malignant: metrics.Bools) -> Callable[[metrics.
         "brightness_matched_colour_roc_auc": metrics.matched_auc(colour, malignant, brightness, MATCHED),
     }
 
-    def measure(weights: metrics.Floats) -> dict[str, metrics.Floats]:
+    def measure(weights: Floats) -> dict[str, Floats]:
         curve = metrics.sweep(probability, malignant, weights)
         rates = metrics.decision_figures(decided, malignant, weights)
         return {

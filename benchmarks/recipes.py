@@ -1,0 +1,122 @@
+"""Cross-validate our recipe beside its control and two public ones, on the same encoder, folds, images and epochs.
+
+Run `python -m benchmarks.recipes` where `data/shards/train` is; it prints a table and writes the answers of each recipe
+to `data/recipes/`. A fold that is done is kept, so a run that was stopped goes on.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.neural_network import MLPClassifier
+
+from isic_siamese.classifier import Bools, Embeddings, Floats
+from isic_siamese.comparison import compare
+from isic_siamese.crossvalidation import (
+    CHECKPOINTS,
+    CrossvalidateParams,
+    Recipe,
+    cross_validate,
+    pooled_figures,
+)
+from isic_siamese.errors import run_command
+from isic_siamese.files import write_csv
+from isic_siamese.params import Params
+from isic_siamese.shards import Shards, read_index
+from stages.crossvalidate import read_recipe
+
+SHARDS, ANSWERS = Path("data/shards/train"), Path("data/recipes")
+OURS = "ours"
+FIGURES = {
+    "ROC AUC": "roc_auc",
+    "average precision": "average_precision",
+    "balanced accuracy": "balanced_accuracy",
+    "ROC AUC, images of equal brightness": "brightness_matched_roc_auc",
+}
+
+
+def vote_by_margin(asked: Embeddings, references: Embeddings, malignant: Bools, margin: float) -> Floats:
+    """Return the share of the references that speak for melanoma, `(N,)` in [0, 1].
+
+    One that is nearer than `margin` speaks for its own class, any other for the other class.
+    """
+    parts = []
+    for block in np.array_split(asked.astype(np.float64), 1 + len(asked) // 256):
+        near = np.sqrt(np.clip(2 - 2 * block @ references.T, 0, 4)) < margin
+        parts.append((near == malignant).mean(axis=1))
+    return np.concatenate(parts)
+
+
+def ask_a_head(asked: Embeddings, references: Embeddings, malignant: Bools) -> Floats:
+    """Train a small classifier on the embeddings of the references, which stay as they are, and return its answers."""
+    head = MLPClassifier((256, 64, 32), batch_size=64, max_iter=80, early_stopping=True, random_state=0)
+    return np.asarray(head.fit(references, malignant).predict_proba(asked)[:, 1], np.float64)
+
+
+def changed(recipe: Recipe, loss: str, **more: Any) -> Recipe:
+    """Return the recipe with another loss, every layer learning, every image augmented, and asked as it is."""
+    return replace(
+        recipe,
+        train=recipe.train.model_copy(update={"loss": loss, "frozen_groups": 0}),
+        augment=recipe.augment.model_copy(update={"apply_to": "all"}),
+        evaluate=recipe.evaluate.model_copy(update={"orientations": 1}),
+        **more,
+    )
+
+
+def recipes(ours: Recipe) -> dict[str, Recipe]:
+    """Return the recipes by name, ours first."""
+    control = replace(ours, train=ours.train.model_copy(update={"loss": "cross_entropy"}))
+    return {
+        OURS: ours,
+        "cross-entropy, else ours": control,
+        "triplet, frozen head": changed(ours, "triplet", margin=1.0, score=ask_a_head),
+        "contrastive, majority vote": changed(
+            ours, "contrastive", margin=0.5, score=partial(vote_by_margin, margin=0.5)
+        ),
+    }
+
+
+def cell(figure: Mapping[str, float], sign: str = "") -> str:
+    """Return a figure and its interval as the table has it."""
+    return f"{figure['value']:{sign}.3f} ({figure['low']:{sign}.3f} to {figure['high']:{sign}.3f})"
+
+
+def file_name(name: str) -> str:
+    """Return the name of a recipe as that of a file."""
+    return name.replace(",", "").replace(" ", "-")
+
+
+def row(name: str, answers: pd.DataFrame, recipe: Recipe, seed: int) -> str:
+    """Write the answers, and return the line of the table."""
+    path = ANSWERS / f"{file_name(name)}.csv"
+    write_csv(path, answers)
+    figures: dict[str, Any] = pooled_figures(answers, recipe.evaluate, seed)
+    gain: Any = compare(ANSWERS / f"{OURS}.csv", path)["gain"]
+    cells = [cell(figures[key]) for key in FIGURES.values()]
+    return " | ".join([f"| {name}", *cells, "" if name == OURS else cell(gain["roc_auc"], "+"), ""]).rstrip()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print a line a recipe, as each is done."""
+    parser = argparse.ArgumentParser("benchmarks.recipes", description="Cross-validate our recipe beside others.")
+    parser.parse_args(arguments)
+    params, index, shards = Params(), read_index(SHARDS), Shards(SHARDS)
+    folds = params.section("crossvalidate", CrossvalidateParams)
+    head = ["recipe", *FIGURES, "ROC AUC, less ours"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for name, recipe in recipes(read_recipe(params)).items():
+        folder = CHECKPOINTS / file_name(name) if recipe.score else CHECKPOINTS
+        answers = cross_validate(shards, index, recipe, folds, params.common.seed, folder)
+        lines.append(row(name, answers, recipe, params.common.seed))
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    run_command(main)
