@@ -63,7 +63,7 @@ def changed(recipe: Recipe, loss: str, **more: Any) -> Recipe:
     """Return the recipe with another loss, every layer learning, every image augmented, and asked as it is."""
     return replace(
         recipe,
-        train=recipe.train.model_copy(update={"loss": loss, "frozen_groups": 0}),
+        train=recipe.train.model_copy(update={"loss": loss, "cross_entropy_weight": 0.0, "frozen_groups": 0}),
         augment=recipe.augment.model_copy(update={"apply_to": "all"}),
         evaluate=recipe.evaluate.model_copy(update={"orientations": 1}),
         **more,

@@ -27,7 +27,7 @@ SCRIPT = """
         images.mkdir()
         data = draw_data(images)
         for loss in ("contrastive", "cross_entropy"):
-            trainer = make_trainer(data, loss=loss)
+            trainer = make_trainer(data, loss=loss, cross_entropy_weight=0.5)
             trainer.encoder.double().train()  # or what one sees is the rounding of batch normalisation
             found[f"{loss} loss"] = trainer.run_step(0, 0)
             for part in (trainer.encoder, trainer.to_logit):

@@ -83,6 +83,17 @@ def test_every_loss_goes_down_on_a_step_that_is_repeated(data: TrainingData, los
     assert losses[-1] < losses[0]
 
 
+def test_cross_entropy_is_added_to_a_loss_over_pairs_by_its_weight_and_to_itself_never(data: TrainingData) -> None:
+    weights = (0.0, 0.5, 2.0)
+    beside = [make_trainer(data, cross_entropy_weight=weight).run_step(0, 0).item() for weight in weights]
+    alone = [
+        make_trainer(data, loss="cross_entropy", cross_entropy_weight=weight).run_step(0, 0).item()
+        for weight in weights
+    ]
+    assert alone[0] == alone[1] == alone[2] > 0.1
+    assert beside == pytest.approx([beside[0] + weight * alone[0] for weight in weights], rel=1e-5)
+
+
 def test_precision_is_what_the_parameter_says_and_by_default_float32_on_a_cpu(data: TrainingData) -> None:
     losses = [make_trainer(data, precision=name).run_step(0, 0).item() for name in ("auto", "float32", "bfloat16")]
     assert losses[0] == losses[1] != losses[2] and losses[2] == pytest.approx(losses[0], rel=0.05)

@@ -15,6 +15,7 @@ PARAMS = TrainParams(
     frozen_groups=0,
     embedding_dim=8,
     loss="contrastive",
+    cross_entropy_weight=0.0,
     epochs=4,
     learning_rate=3e-3,
     weight_decay=0.0,

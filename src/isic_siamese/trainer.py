@@ -34,6 +34,7 @@ from isic_siamese.params import Count, Positive, Section
 from isic_siamese.shards import Shards
 from isic_siamese.steps import Step, cut_steps
 
+LOGIT_SCALE = 10  # of unit embeddings; without it a logit would need weights that few epochs do not reach
 COLLAPSED = 1e-4  # standard deviation of the validation scores under which all embeddings are alike
 
 
@@ -45,6 +46,7 @@ class TrainParams(Section):
     frozen_groups: Annotated[int, Field(ge=0)]
     embedding_dim: Annotated[int, Field(ge=2)]
     loss: Literal["contrastive", "triplet", "supervised_contrastive", "cross_entropy"]
+    cross_entropy_weight: Annotated[float, Field(ge=0)]
     epochs: Count
     learning_rate: Positive
     weight_decay: Annotated[float, Field(ge=0)]
@@ -119,7 +121,7 @@ class Trainer:
         encoder.freeze(params.frozen_groups)
         self.encoder = encoder.to(self.device).to(memory_format=torch.channels_last)
         self.encoder.backbone = ranks.share_batch_statistics(self.encoder.backbone, self.device)
-        self.to_logit = nn.Linear(params.embedding_dim, 1).to(self.device)  # of the cross-entropy control alone
+        self.to_logit = nn.Linear(params.embedding_dim, 1).to(self.device)  # of cross-entropy, in training alone
         self.images = ImageSource(data.shards, self.device, fits(data.shards, self.device))
         self.steps = cut_steps(data.pairs, data.malignant, data.pairs_per_step, self.device)
         _check_ranks(min(len(step.rows) for step in self.steps))
@@ -193,17 +195,24 @@ class Trainer:
         return torch.where(step.oversampled[own].view(-1, 1, 1, 1), augmented, images)
 
     def loss(self, embeddings: Tensor, step: Step) -> Tensor:
-        """Return the loss that `train.loss` names: over the step's pairs, or in the controls over its views."""
-        match self.params.loss:
-            case "contrastive":
-                distances = pair_distances(embeddings[step.left], embeddings[step.right])
-                return contrastive_loss(distances, step.same, self.margin)
-            case "triplet":
-                return triplet_loss(embeddings, step.malignant, self.margin)
-            case "supervised_contrastive":
-                return supervised_contrastive_loss(embeddings, step.malignant)
-            case "cross_entropy":
-                return cross_entropy_loss(self.to_logit(embeddings).squeeze(1), step.malignant)
+        """Return the loss that `train.loss` names, and beside one of metric learning the weighted cross-entropy."""
+        if self.params.loss == "cross_entropy":
+            return self._cross_entropy(embeddings, step)
+        loss = self._metric_loss(embeddings, step)
+        weight = self.params.cross_entropy_weight
+        return loss + weight * self._cross_entropy(embeddings, step) if weight else loss
+
+    def _metric_loss(self, embeddings: Tensor, step: Step) -> Tensor:
+        """Return the loss over the step's pairs, or over all its views."""
+        if self.params.loss == "contrastive":
+            distances = pair_distances(embeddings[step.left], embeddings[step.right])
+            return contrastive_loss(distances, step.same, self.margin)
+        if self.params.loss == "triplet":
+            return triplet_loss(embeddings, step.malignant, self.margin)
+        return supervised_contrastive_loss(embeddings, step.malignant)
+
+    def _cross_entropy(self, embeddings: Tensor, step: Step) -> Tensor:
+        return cross_entropy_loss(self.to_logit(LOGIT_SCALE * embeddings).squeeze(1), step.malignant)
 
     def validate(self) -> Validation:
         """Embed the validation images and score them by comparison with the training images.
