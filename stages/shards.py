@@ -1,4 +1,4 @@
-"""Decode every JPEG of the release once, straight out of the zips, into memory-mapped shards.
+"""Decode every JPEG of the release once, straight out of the zips, into uint8 shards.
 
 Reads: data/raw/
 Writes: data/shards/train/, data/shards/test/, metrics/shards.json

@@ -71,6 +71,16 @@ def test_no_shards_are_named_with_what_to_do(tmp_path: Path) -> None:
         Shards(tmp_path)
 
 
+def test_a_shard_that_is_cut_short_while_it_is_read_is_named(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "shard-00000.npy"
+    path.write_bytes((folder / path.name).read_bytes())
+    shards = Shards(tmp_path)
+    path.write_bytes(path.read_bytes()[:-1])
+    np.testing.assert_array_equal(shards.images(np.arange(3)), all_images()[:3])
+    with pytest.raises(DataError, match=r"shard-00000.npy: ends too early; run 'dvc repro -f shards'"):
+        shards.images(np.array([3]))
+
+
 def test_a_shard_cut_short_is_named(folder: Path, tmp_path: Path) -> None:
     whole = (folder / "shard-00000.npy").read_bytes()
     for n_bytes in (0, 20, 200):

@@ -1,4 +1,4 @@
-"""Where training takes its images from: the device's memory where they fit, else the memory-mapped shards."""
+"""Where training takes its images from: the device's memory where they fit, else the shards."""
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ MOST = 0.5  # of the device's free memory; the rest is for the network
 
 
 def fits(shards: Shards, device: torch.device) -> bool:
-    """Return whether the images go into the memory of `device`: never on a CPU, where the shards are mapped already."""
+    """Return whether the images go into the memory of `device`: never on a CPU, whose memory is what reading spares."""
     if device.type != "cuda":
         return False
     free, _ = torch.cuda.mem_get_info(device)

@@ -1,7 +1,8 @@
-"""Read the shards: uint8 images in memory-mapped files, and the index that says what each row is."""
+"""Read the shards: uint8 images in `.npy` files, and the index that says what each row is."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,11 +33,20 @@ def read_index(folder: Path) -> pd.DataFrame:
     return index
 
 
+class _Shard(NamedTuple):
+    """A file of `n` images of `image_px` pixels a side, which begin at byte `offset`."""
+
+    path: Path
+    n: int
+    image_px: int
+    offset: int
+
+
 class Shards:
-    """The images of a folder of shards, memory-mapped: nothing is read until it is asked for."""
+    """The images of a folder of shards; nothing is read until it is asked for."""
 
     def __init__(self, folder: Path) -> None:
-        """Map every shard of `folder`.
+        """Look at every shard of `folder`.
 
         Raises:
             DataError: there are none, or one of them is not whole.
@@ -44,13 +54,13 @@ class Shards:
         paths = sorted(folder.glob("shard-*.npy"))
         if not paths:
             raise DataError(f"{folder}: no shards; run 'dvc repro shards' or 'dvc pull'")
-        self._shards = [_map_shard(path) for path in paths]
-        self._starts = np.cumsum([0] + [len(shard) for shard in self._shards])
-        self.image_px = int(self._shards[0].shape[1])
-        for path, shard in zip(paths, self._shards, strict=True):
-            if shard.shape[1] != self.image_px:
+        self._shards = [_check_shard(path) for path in paths]
+        self._starts = np.cumsum([0] + [shard.n for shard in self._shards])
+        self.image_px = self._shards[0].image_px
+        for shard in self._shards:
+            if shard.image_px != self.image_px:
                 raise DataError(
-                    f"{path}: images of {shard.shape[1]} px, those of {paths[0].name} have {self.image_px}; "
+                    f"{shard.path}: images of {shard.image_px} px, those of {paths[0].name} have {self.image_px}; "
                     "run 'dvc repro -f shards'"
                 )
 
@@ -62,15 +72,21 @@ class Shards:
 
         Raises:
             IndexError: a row is not in 0..len - 1.
+            DataError: a shard has become shorter.
         """
         rows = np.asarray(rows, np.int64)
         if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
             raise IndexError(f"rows {rows.min()}..{rows.max()}, wanted 0..{len(self) - 1}")
         images = np.empty((len(rows), self.image_px, self.image_px, 3), np.uint8)
         owners = np.searchsorted(self._starts, rows, side="right") - 1
+        # Not memory-mapped: that is no faster, and mapped pages stay this process's memory until another needs it.
         for owner in np.unique(owners):
-            here = owners == owner
-            images[here] = self._shards[owner][rows[here] - self._starts[owner]]
+            shard, start = self._shards[owner], self._starts[owner]
+            with shard.path.open("rb", buffering=0) as file:
+                for place in np.flatnonzero(owners == owner):
+                    file.seek(shard.offset + int(rows[place] - start) * images[place].nbytes)
+                    if file.readinto(images[place]) != images[place].nbytes:
+                        raise DataError(f"{shard.path}: ends too early; run 'dvc repro -f shards' or 'dvc pull'")
         return images
 
     def batches(
@@ -81,11 +97,11 @@ class Shards:
             yield self.images(rows[start : start + size])
 
 
-def _map_shard(path: Path) -> npt.NDArray[np.uint8]:
+def _check_shard(path: Path) -> _Shard:
     try:
-        shard: npt.NDArray[np.uint8] = np.load(path, mmap_mode="r")
+        shard: np.memmap[tuple[int, ...], np.dtype[np.uint8]] = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path}: not a whole shard: {error}; run 'dvc repro -f shards' or 'dvc pull'") from None
     if shard.dtype != np.uint8 or shard.ndim != 4 or shard.shape[1:] != (shard.shape[1], shard.shape[1], 3):
         raise DataError(f"{path}: {shard.dtype} {shard.shape}, wanted uint8 (n, px, px, 3); run 'dvc repro -f shards'")
-    return shard
+    return _Shard(path, len(shard), shard.shape[1], int(shard.offset))
