@@ -1,7 +1,6 @@
 """A run on as many drawn images as ISIC 2020 has, in a process of its own: `benchmarks/train.py` reports it."""
 
 import statistics
-import threading
 import time
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -38,8 +37,7 @@ def make_trainer(data: TrainingData, **changed: object) -> Trainer:
 
 def run_as_isic(folder: Path, n_steps: int | None, results: Connection) -> None:
     """Train on the images of `folder`, all epochs or `n_steps` steps; send the seconds of each epoch and the memory."""
-    start, private = time.perf_counter(), [0]
-    threading.Thread(target=watch_private_memory, args=(private,), daemon=True).start()
+    start = time.perf_counter()
     shards, section = Shards(folder), Params().section("pairs", PairsParams)
     malignant = np.arange(len(shards)) % (BENIGN_PER_MELANOMA + 1) == 0
     n_train = min(len(shards) // 2, ISIC_BENIGN + ISIC_BENIGN // BENIGN_PER_MELANOMA + 1)
@@ -57,23 +55,15 @@ def run_as_isic(folder: Path, n_steps: int | None, results: Connection) -> None:
             "epochs": np.diff(ends).tolist(),
             "total": time.perf_counter() - start,
             "images": run.images_per_epoch,
-            "peak": status_bytes("VmHWM"),
-            "private": private[0],
+            "peak": peak_bytes(),
         }
     )
 
 
-def status_bytes(key: str) -> int:
-    """Return a figure of this process, bytes; of Linux alone."""
+def peak_bytes() -> int:
+    """Return the most memory that this process has held, bytes; on Linux alone."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
-
-
-def watch_private_memory(most: list[int]) -> None:
-    """Keep in `most[0]` the most memory that is this process's own, without mapped files."""
-    while True:
-        most[0] = max(most[0], status_bytes("RssAnon"))
-        time.sleep(0.02)
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def run_apart(work: Path, n_images: int, n_steps: int | None) -> dict[str, Any]:
@@ -99,10 +89,8 @@ def report_run(work: Path, n_images: int, n_steps: int | None) -> list[str]:
         f"A run on {n_images:,} drawn images, {what} {found['images']:,} views, {found['total']:,.1f} s in all; "
         f"an epoch with validation {statistics.median(found['epochs']):,.1f} s.",
         "",
-        f"| peak host memory | MB | of the shards' {size / 1e6:,.0f} MB | with {FEW_IMAGES:,} images, MB |",
-        "|---|---:|---:|---:|",
+        f"| peak host memory, MB | of the shards' {size / 1e6:,.0f} MB | with {FEW_IMAGES:,} images, MB |",
+        "|---:|---:|---:|",
     ]
-    for name, key in (("in all, mapped shards too", "peak"), ("private", "private")):
-        peaks = [run[key] / 1e6 for run in (found, few)]
-        lines.append(f"| {name} | {peaks[0]:,.0f} | {found[key] / size:.2f}x | {peaks[1]:,.0f} |")
+    lines.append(f"| {found['peak'] / 1e6:,.0f} | {found['peak'] / size:.2f}x | {few['peak'] / 1e6:,.0f} |")
     return lines
