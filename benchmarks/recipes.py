@@ -98,13 +98,15 @@ def row(name: str, answers: pd.DataFrame, recipe: Recipe, seed: int) -> str:
     path = ANSWERS / f"{file_name(name)}.csv"
     write_csv(path, answers)
     figures: dict[str, Any] = pooled_figures(answers, recipe.evaluate, seed)
-    gain: Any = compare(ANSWERS / f"{OURS}.csv", path)["gain"]
     cells = [cell(figures[key]) for key in FIGURES.values()]
-    return " | ".join([f"| {name}", *cells, "" if name == OURS else cell(gain["roc_auc"], "+"), ""]).rstrip()
+    if name == OURS:
+        return f"| {name} | {' | '.join(cells)} | |"
+    gain: Any = compare(ANSWERS / f"{OURS}.csv", path)["gain"]
+    return f"| {name} | {' | '.join(cells)} | {cell(gain['roc_auc'], '+')} |"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print a line a recipe, as each is done."""
+    """Print the table, a line a recipe."""
     parser = argparse.ArgumentParser("benchmarks.recipes", description="Cross-validate our recipe beside others.")
     parser.parse_args(arguments)
     params, index, shards = Params(), read_index(SHARDS), Shards(SHARDS)
