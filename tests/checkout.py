@@ -15,7 +15,14 @@ SMALL: dict[str, dict[str, object]] = {
     "demo": {"patients": 40, "images": 90, "melanomas": 24, "duplicates": 2, "test_images": 3, "image_px": 96},
     "shards": {"image_px": 32, "images_per_shard": 40},
     "pairs": {"views_per_block": 16, "pairs_per_block": 64},
-    "train": {"encoder": "test_efficientnet", "weights": "none", "frozen_groups": 0, "embedding_dim": 8, "epochs": 2},
+    "train": {
+        "encoder": "test_efficientnet",
+        "weights": "none",
+        "stages": 3,
+        "frozen_groups": 0,
+        "embedding_dim": 8,
+        "epochs": 2,
+    },
     "evaluate": {"resamples": 100},
 }
 STAGES = ["download", "shards", "split", "pairs", "train", "evaluate", "controls", "predict"]

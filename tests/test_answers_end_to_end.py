@@ -71,7 +71,7 @@ def make_project(folder: Path) -> None:
     params = PairsParams(views_per_block=16, pairs_per_block=16)
     write_csv(folder / "data/pairs/test.csv", draw_pairs(numbers[60:], malignant[60:], params, rng, oversample=False))
     torch.manual_seed(0)
-    write_model(folder / "data/models", build_encoder("test_efficientnet", "none", 8, PX))
+    write_model(folder / "data/models", build_encoder("test_efficientnet", "none", 3, 8, PX))
     (folder / "params.yaml").write_text(PARAMS)
 
 

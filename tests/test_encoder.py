@@ -14,7 +14,7 @@ def photographs(n: int, px: int) -> np.ndarray:
 
 
 def test_embeddings_have_unit_length_and_one_row_an_image_in_order() -> None:
-    encoder = build_encoder("test_efficientnet", "none", 16, 32)
+    encoder = build_encoder("test_efficientnet", "none", 3, 16, 32)
     images = photographs(7, 32)
     embeddings = embed(encoder, [images[:4], images[4:]])
     assert embeddings.shape == (7, 16) and embeddings.dtype == np.float32
@@ -24,9 +24,9 @@ def test_embeddings_have_unit_length_and_one_row_an_image_in_order() -> None:
 
 
 def test_pixels_are_normalised_with_the_mean_and_deviation_of_the_encoder() -> None:
-    encoder = build_encoder("resnet18", "none", 4, 32)
+    encoder = build_encoder("resnet18", "none", 3, 4, 32)
     seen: list[torch.Tensor] = []
-    encoder.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    encoder.backbone.conv1.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     image = photographs(1, 32)
     embed(encoder, [image])
     expected = (image[0] / 255 - np.array(encoder.mean)) / np.array(encoder.std)
@@ -35,8 +35,8 @@ def test_pixels_are_normalised_with_the_mean_and_deviation_of_the_encoder() -> N
 
 def test_the_bundled_weights_are_those_of_imagenet() -> None:
     torch.manual_seed(0)
-    pretrained = build_encoder(BUNDLED_ENCODER, "imagenet", 8, 64).backbone.state_dict()
-    random = build_encoder(BUNDLED_ENCODER, "none", 8, 64).backbone.state_dict()
+    pretrained = build_encoder(BUNDLED_ENCODER, "imagenet", 4, 8, 64).backbone.state_dict()
+    random = build_encoder(BUNDLED_ENCODER, "none", 4, 8, 64).backbone.state_dict()
     assert pretrained.keys() == random.keys()
     assert pretrained["bn1.running_var"].std() > 0.1  # a random network has ones
     assert not torch.equal(pretrained["conv_stem.weight"], random["conv_stem.weight"])
@@ -44,18 +44,18 @@ def test_the_bundled_weights_are_those_of_imagenet() -> None:
 
 def test_an_unknown_encoder_is_refused_with_names_near_it() -> None:
     with pytest.raises(ParamsError, match=r"train.encoder: timm [\d.]+ has no model 'resnet19'; near it: .*resnet"):
-        build_encoder("resnet19", "none", 8, 32)
+        build_encoder("resnet19", "none", 3, 8, 32)
 
 
 def test_imagenet_weights_of_another_encoder_are_refused_because_nothing_is_fetched() -> None:
     with pytest.raises(
         ParamsError, match=r"at hand for tf_efficientnet_lite0 only, not for resnet18; set train.weights"
     ):
-        build_encoder("resnet18", "imagenet", 8, 32)
+        build_encoder("resnet18", "imagenet", 3, 8, 32)
 
 
 def test_a_model_reads_as_it_was_written_and_gives_the_same_bytes_twice(tmp_path: Path) -> None:
-    encoder = build_encoder("test_efficientnet", "none", 16, 32)
+    encoder = build_encoder("test_efficientnet", "none", 3, 16, 32)
     images = photographs(3, 32)
     for folder in ("one", "two"):
         write_model(tmp_path / folder, encoder)
@@ -68,7 +68,7 @@ def test_a_model_reads_as_it_was_written_and_gives_the_same_bytes_twice(tmp_path
 def test_a_missing_model_and_one_that_does_not_fit_its_description_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"model\.json: no such file; run 'dvc repro train'"):
         read_model(tmp_path)
-    write_model(tmp_path, build_encoder("test_efficientnet", "none", 16, 32))
+    write_model(tmp_path, build_encoder("test_efficientnet", "none", 3, 16, 32))
     facts = json.loads((tmp_path / "model.json").read_text())
     (tmp_path / "model.json").write_text(json.dumps(facts | {"embedding_dim": 4}))
     with pytest.raises(DataError, match="not a model of this project"):
@@ -79,7 +79,7 @@ def test_a_missing_model_and_one_that_does_not_fit_its_description_are_refused(t
 
 
 def test_frozen_layer_groups_keep_their_weights_and_statistics_while_the_others_learn() -> None:
-    encoder = build_encoder("test_efficientnet", "none", 8, 32)
+    encoder = build_encoder("test_efficientnet", "none", 3, 8, 32)
     encoder.freeze(2)
     encoder.train()
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
@@ -94,13 +94,13 @@ def test_frozen_layer_groups_keep_their_weights_and_statistics_while_the_others_
 
 
 def test_more_frozen_groups_than_there_are_is_refused() -> None:
-    encoder = build_encoder("test_efficientnet", "none", 8, 32)
+    encoder = build_encoder("test_efficientnet", "none", 3, 8, 32)
     with pytest.raises(ParamsError, match=r"train.frozen_groups: test_efficientnet has \d+ layer groups, got 99"):
         encoder.freeze(99)
 
 
 def test_eight_orientations_give_the_same_embedding_however_the_image_is_held() -> None:
-    encoder = build_encoder("test_efficientnet", "none", 8, 32)
+    encoder = build_encoder("test_efficientnet", "none", 3, 8, 32)
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
     upright = embed(encoder, [images], 8)
     np.testing.assert_allclose(np.linalg.norm(upright, axis=1), 1, atol=1e-6)

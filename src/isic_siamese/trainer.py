@@ -20,7 +20,7 @@ from isic_siamese import ranks
 from isic_siamese.augment import N_DRAWS, AugmentParams, augment
 from isic_siamese.checkpoint import run_key
 from isic_siamese.classifier import reference_scores
-from isic_siamese.encoder import EMBED_BATCH, build_encoder, embed_rows, pick_device
+from isic_siamese.encoder import EMBED_BATCH, build_encoder, embed_rows, pick_device, pool_rows
 from isic_siamese.errors import DataError, ParamsError, TrainingError
 from isic_siamese.image_source import ImageSource, fits, to_device
 from isic_siamese.losses import (
@@ -34,6 +34,8 @@ from isic_siamese.params import Count, Positive, Section
 from isic_siamese.shards import Shards
 from isic_siamese.steps import Step, cut_steps
 
+STANDARDISED = 1024  # training images, at most, by which the features are standardised
+BACKBONE_RATE = 0.1  # learning rate of layers with ImageNet weights, as a part of that of the new ones
 LOGIT_SCALE = 10  # of unit embeddings; without it a logit would need weights that few epochs do not reach
 COLLAPSED = 1e-4  # standard deviation of the validation scores under which all embeddings are alike
 
@@ -43,6 +45,7 @@ class TrainParams(Section):
 
     encoder: str
     weights: Literal["imagenet", "none"]
+    stages: Count
     frozen_groups: Annotated[int, Field(ge=0)]
     embedding_dim: Annotated[int, Field(ge=2)]
     loss: Literal["contrastive", "triplet", "supervised_contrastive", "cross_entropy"]
@@ -117,22 +120,45 @@ class Trainer:
         self.bfloat16 = params.precision == "bfloat16" or (params.precision == "auto" and self.device.type == "cuda")
         _be_deterministic(self.device)
         torch.manual_seed(seed)
-        encoder = build_encoder(params.encoder, params.weights, params.embedding_dim, data.shards.image_px)
+        px = data.shards.image_px
+        encoder = build_encoder(params.encoder, params.weights, params.stages, params.embedding_dim, px)
         encoder.freeze(params.frozen_groups)
         self.encoder = encoder.to(self.device).to(memory_format=torch.channels_last)
         self.encoder.backbone = ranks.share_batch_statistics(self.encoder.backbone, self.device)
         self.to_logit = nn.Linear(params.embedding_dim, 1).to(self.device)  # of cross-entropy, in training alone
+        self.features = self._pool_features()
         self.images = ImageSource(data.shards, self.device, fits(data.shards, self.device))
         self.steps = cut_steps(data.pairs, data.malignant, data.pairs_per_step, self.device)
         _check_ranks(min(len(step.rows) for step in self.steps))
         self.images_per_epoch = sum(len(step.rows) for step in self.steps)
         modules = nn.ModuleList([self.encoder, self.to_logit])
-        groups = param_groups_weight_decay(modules, params.weight_decay)  # none on biases and norms
+        rate = params.learning_rate * (BACKBONE_RATE if params.weights == "imagenet" else 1)
+        heads = nn.ModuleList([self.encoder.head, self.to_logit])
+        groups = param_groups_weight_decay(heads, params.weight_decay)  # none on biases and norms
+        for group in param_groups_weight_decay(self.encoder.backbone, params.weight_decay):
+            groups.append(group | {"lr": rate})
         self.optimizer = torch.optim.AdamW(groups, lr=params.learning_rate, fused=True)
         n_warmup = round(params.warmup_epochs * len(self.steps))
         n_steps = params.epochs * len(self.steps)
         self.schedule = LambdaLR(self.optimizer, lambda step: learning_rate_factor(step, n_warmup, n_steps))
         self._parts: dict[str, Any] = {"modules": modules, "optimizer": self.optimizer, "schedule": self.schedule}
+
+    def _pool_features(self) -> Tensor | None:
+        """Standardise the features; where no layer of the backbone learns, return those of each image, `(N, F)`.
+
+        An image that is not augmented then goes through the backbone once, and not once an epoch.
+        """
+        data = self.data
+        if self.encoder.learns_features:
+            self.encoder.standardise(pool_rows(self.encoder, data.shards, _some(data.train_rows)))
+            return None
+        rows = np.concatenate([data.train_rows, data.val_rows])
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+            pooled = pool_rows(self.encoder, data.shards, rows)
+        features = pooled.new_zeros(len(data.shards), pooled.shape[1])
+        features[torch.from_numpy(rows).to(self.device)] = pooled
+        self.encoder.standardise(features[torch.from_numpy(_some(data.train_rows)).to(self.device)])
+        return features
 
     def key(self) -> str:
         """Return a name for this run that changes with anything that its result depends on."""
@@ -169,9 +195,7 @@ class Trainer:
         step = self.steps[position]
         own = ranks.share(len(step.rows))
         draws = torch.rand(len(step.rows), N_DRAWS, generator=torch.Generator().manual_seed(seed))
-        images = self.views(step, draws, own)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            embeddings = self.encoder(images)
+        embeddings = self.embed_views(step, draws, own)
         loss = self.loss(ranks.gather(embeddings, len(step.rows)), step)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -180,19 +204,32 @@ class Trainer:
         self.schedule.step()
         return loss.detach()
 
-    def views(self, step: Step, draws: Tensor, own: slice = slice(None)) -> Tensor:
-        """Return the images of a step's views, uint8 `(V, H, W, 3)`, augmented where the parameters say so.
+    def embed_views(self, step: Step, draws: Tensor, own: slice = slice(None)) -> Tensor:
+        """Return the embeddings of a step's views, float32 `(V, D)`; where the features are known, from those.
 
         Args:
             step: the step.
             draws: what `augment` takes, `(V, N_DRAWS)`, in host memory.
             own: those of the views that are wanted.
         """
-        images = self.images.take(step.rows[own])
-        augmented = augment(images, to_device(draws[own], self.device), self.recipe)
-        if self.recipe.apply_to == "all":
-            return augmented
-        return torch.where(step.oversampled[own].view(-1, 1, 1, 1), augmented, images)
+        rows, draws = step.rows[own], draws[own]
+        n_plain = 0 if self.recipe.apply_to == "all" else max(0, min(len(rows), step.n_plain - (own.start or 0)))
+        n_known = n_plain if self.features is not None else 0
+        parts = []
+        if self.features is not None and n_known:
+            parts.append(self.features[to_device(rows[:n_known], self.device)])
+        if n_known < len(rows):
+            images = self.views(rows[n_known:], draws[n_known:], n_plain - n_known)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+                parts.append(self.encoder.features(images))
+        return self.encoder.project(torch.cat(parts))
+
+    def views(self, rows: Tensor, draws: Tensor, n_plain: int) -> Tensor:
+        """Return the images at `rows` `(V,)`, uint8 `(V, H, W, 3)`, augmented but for the first `n_plain`."""
+        images = self.images.take(rows)
+        if n_plain < len(rows):
+            images[n_plain:] = augment(images[n_plain:], to_device(draws[n_plain:], self.device), self.recipe)
+        return images
 
     def loss(self, embeddings: Tensor, step: Step) -> Tensor:
         """Return the loss that `train.loss` names, and beside one of metric learning the weighted cross-entropy."""
@@ -232,10 +269,19 @@ class Trainer:
 
     def _embed(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Embed the images at `rows`, each process its share of them."""
+        if self.features is not None:
+            with torch.inference_mode():
+                known = self.features[torch.from_numpy(rows).to(self.device)]
+                return np.asarray(self.encoder.project(known).cpu().numpy(), np.float32)
         own = embed_rows(self.encoder, self.data.shards, rows[ranks.share(len(rows))])
         if ranks.n_ranks() == 1:
             return own
         return np.asarray(ranks.gather(torch.from_numpy(own).to(self.device), len(rows)).cpu().numpy(), np.float32)
+
+
+def _some(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return at most `STANDARDISED` of the rows, evenly spread."""
+    return rows[np.linspace(0, len(rows) - 1, min(len(rows), STANDARDISED)).astype(np.int64)]
 
 
 def _check_classes(data: TrainingData) -> None:
