@@ -47,6 +47,7 @@ def test_every_image_is_answered_once_a_repeat_and_a_run_that_was_stopped_keeps_
     assert len(answers[["repeat", "patient_id", "fold"]].drop_duplicates()) == 2 * index["patient_id"].nunique()
     first, second = (part.sort_values("row")["score"].tolist() for _, part in answers.groupby("repeat"))
     assert first != second
+    assert answers["imagenet_score"].groupby(answers["fold"]).nunique().min() > 1
     assert len(list(tmp_path.glob("data/checkpoints/crossvalidate/*.csv"))) == 6
     again = cross_validate(data.shards, index, recipe, folds, seed=0)
     pd.testing.assert_frame_equal(again, answers, check_exact=True)
@@ -69,6 +70,7 @@ def test_pooled_figures_are_the_mean_of_the_repeats_and_their_interval_holds_it(
             )
         )
         repeats[-1]["colour_score"] = repeats[-1]["brightness"]
+        repeats[-1]["imagenet_score"] = repeats[-1]["probability"]
     figures = pooled_figures(pd.concat(repeats), EVALUATE, seed=0)
     expected = np.mean([roc_auc_score(malignant, part["probability"]) for part in repeats])
     auc = figures["roc_auc"]
@@ -77,4 +79,5 @@ def test_pooled_figures_are_the_mean_of_the_repeats_and_their_interval_holds_it(
     colour, matched = (figures[f"{name}colour_roc_auc"] for name in ("", "brightness_matched_"))
     assert isinstance(colour, dict) and isinstance(matched, dict)
     assert colour["value"] > 0.85 and matched["low"] < 0.6  # brightness tells nothing among images of equal brightness
+    assert figures["imagenet_roc_auc"] == auc
     assert figures["counts"] == {"images": 300, "melanomas": int(malignant.sum()), "patients": 150}

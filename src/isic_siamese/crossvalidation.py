@@ -16,7 +16,7 @@ from isic_siamese import metrics
 from isic_siamese.augment import AugmentParams
 from isic_siamese.bootstrap import Measure, draw_resamples, mean_figures
 from isic_siamese.classifier import Bools, Embeddings, Floats, fit_classifier, reference_scores
-from isic_siamese.controls import mean_colours, regress
+from isic_siamese.controls import SHRINKAGE, ControlData, imagenet_features, mean_colours, regress
 from isic_siamese.encoder import embed_rows
 from isic_siamese.evaluation import EvaluateParams
 from isic_siamese.files import write_csv
@@ -33,7 +33,8 @@ IntArray = npt.NDArray[np.int64]
 # From the embeddings (N, D) that are asked about, and references (R, D) with their labels (R,), to scores (N,).
 Score = Callable[[Embeddings, Embeddings, Bools], Floats]
 CHECKPOINTS = Path("data/checkpoints/crossvalidate")
-ANSWERS = ["row", "score", "probability", "decision"]
+ANSWERS = ["row", "score", "probability", "decision", "imagenet_score"]
+CONTROLS = ["colour", "imagenet"]
 MATCHED = 5.0  # levels of 255: two images whose mean brightness differs by no more are alike in it
 
 
@@ -82,7 +83,8 @@ def cross_validate(
 
     Returns:
         `repeat, fold, row, image_name, patient_id, target, score, probability, decision`, each image once a repeat; and
-        `brightness`, its mean, with `colour_score`, what a regression on mean colour alone gives it in the same folds.
+        `brightness`, its mean, with `colour_score` and `imagenet_score`, what regressions on mean colour and on the
+        frozen features of ImageNet give it in the same folds.
     """
     parts = []
     colours = mean_colours(shards)
@@ -113,14 +115,15 @@ def _answer_fold(
     pairs = draw_pairs(rest, malignant[rest], recipe.pairs, np.random.default_rng(seed), oversample=True)
     data = TrainingData(shards, malignant, rest, val, pairs, recipe.pairs.pairs_per_block)
     trainer = Trainer(data, recipe.train, recipe.augment, recipe.margin, seed)
+    control = ControlData(index, rest, test, shards, recipe.evaluate.orientations)
     done = checkpoints / f"{trainer.key()}-{recipe.evaluate.temperature}-{recipe.evaluate.orientations}.csv"
     if not done.exists():
-        write_csv(done, _train_and_answer(trainer, test, done.with_suffix(""), recipe))
+        write_csv(done, _train_and_answer(trainer, control, done.with_suffix(""), recipe))
     return pd.read_csv(done)  # also when new, so that a run that was stopped ends in the same digits
 
 
-def _train_and_answer(trainer: Trainer, test: IntArray, checkpoints: Path, recipe: Recipe) -> pd.DataFrame:
-    data, params = trainer.data, recipe.evaluate
+def _train_and_answer(trainer: Trainer, control: ControlData, checkpoints: Path, recipe: Recipe) -> pd.DataFrame:
+    data, params, test = trainer.data, recipe.evaluate, control.test
     encoder = train(trainer, checkpoints, lambda _: None).encoder
     score = recipe.score or partial(reference_scores, temperature=params.temperature)
     references, labels = embed_rows(encoder, data.shards, data.train_rows), data.malignant[data.train_rows]
@@ -132,7 +135,9 @@ def _train_and_answer(trainer: Trainer, test: IntArray, checkpoints: Path, recip
         val_scores, data.malignant[data.val_rows], params.temperature, params.neighbours, params.orientations
     )
     probabilities = classifier.probabilities(scores)
-    columns = (test, scores, probabilities, classifier.decide(probabilities).astype(np.int64))
+    features = imagenet_features(control)
+    frozen = regress(features[control.train], control.malignant[control.train], features[test], SHRINKAGE)
+    columns = (test, scores, probabilities, classifier.decide(probabilities).astype(np.int64), frozen)
     return pd.DataFrame(dict(zip(ANSWERS, columns, strict=True)))
 
 
@@ -154,13 +159,13 @@ def pooled_figures(answers: pd.DataFrame, params: EvaluateParams, seed: int) -> 
 
 def _measure(part: pd.DataFrame, malignant: Bools) -> Measure:
     """Return a function from weights `(B, N)` to the figures of one repeat, each `(B,)`."""
-    probability, colour, brightness = (part[name].to_numpy() for name in ("probability", "colour_score", "brightness"))
+    probability, brightness = part["probability"].to_numpy(), part["brightness"].to_numpy()
     decided = part["decision"].to_numpy() == 1
-    areas = {
-        "brightness_matched_roc_auc": metrics.matched_auc(probability, malignant, brightness, MATCHED),
-        "colour_roc_auc": metrics.rank_auc(colour, malignant),
-        "brightness_matched_colour_roc_auc": metrics.matched_auc(colour, malignant, brightness, MATCHED),
-    }
+    areas = {"brightness_matched_roc_auc": metrics.matched_auc(probability, malignant, brightness, MATCHED)}
+    for name in CONTROLS:
+        score = part[f"{name}_score"].to_numpy()
+        areas[f"{name}_roc_auc"] = metrics.rank_auc(score, malignant)
+        areas[f"brightness_matched_{name}_roc_auc"] = metrics.matched_auc(score, malignant, brightness, MATCHED)
 
     def measure(weights: Floats) -> dict[str, Floats]:
         curve = metrics.sweep(probability, malignant, weights)
