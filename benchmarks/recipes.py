@@ -20,6 +20,7 @@ from isic_siamese.classifier import Bools, Embeddings, Floats
 from isic_siamese.comparison import compare
 from isic_siamese.crossvalidation import (
     CHECKPOINTS,
+    CONTROLS,
     CrossvalidateParams,
     Recipe,
     cross_validate,
@@ -95,16 +96,23 @@ def file_name(name: str) -> str:
     return name.replace(",", "").replace(" ", "-")
 
 
-def row(name: str, answers: pd.DataFrame, recipe: Recipe, seed: int) -> str:
-    """Write the answers, and return the line of the table."""
+def rows(name: str, answers: pd.DataFrame, recipe: Recipe, seed: int) -> list[str]:
+    """Write the answers, and return the line of the table; after ours also those of the controls."""
     path = ANSWERS / f"{file_name(name)}.csv"
     write_csv(path, answers)
     figures: dict[str, Any] = pooled_figures(answers, recipe.evaluate, seed)
     cells = [cell(figures[key]) for key in FIGURES.values()]
     if name == OURS:
-        return f"| {name} | {' | '.join(cells)} | |"
+        return [f"| {name} | {' | '.join(cells)} | |", *(control_row(control, figures) for control in CONTROLS)]
     gain: Any = compare(ANSWERS / f"{OURS}.csv", path)["gain"]
-    return f"| {name} | {' | '.join(cells)} | {cell(gain['roc_auc'], '+')} |"
+    return [f"| {name} | {' | '.join(cells)} | {cell(gain['roc_auc'], '+')} |"]
+
+
+def control_row(name: str, figures: Mapping[str, Any]) -> str:
+    """Return the line of a control, which was fitted in the same folds and decides nothing."""
+    area, matched = (cell(figures[f"{part}{name}_roc_auc"]) for part in ("", "brightness_matched_"))
+    gain = cell(figures[f"{name}_less_network_roc_auc"], "+")
+    return f"| regression on {name} alone | {area} | | | {matched} | {gain} |"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -118,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, recipe in recipes(read_recipe(params)).items():
         folder = CHECKPOINTS / file_name(name) if recipe.score else CHECKPOINTS
         answers = cross_validate(shards, index, recipe, folds, params.common.seed, folder)
-        lines.append(row(name, answers, recipe, params.common.seed))
+        lines += rows(name, answers, recipe, params.common.seed)
     sys.stdout.write("\n".join(lines) + "\n")
 
 

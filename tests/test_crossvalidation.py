@@ -80,4 +80,5 @@ def test_pooled_figures_are_the_mean_of_the_repeats_and_their_interval_holds_it(
     assert isinstance(colour, dict) and isinstance(matched, dict)
     assert colour["value"] > 0.85 and matched["low"] < 0.6  # brightness tells nothing among images of equal brightness
     assert figures["imagenet_roc_auc"] == auc
+    assert figures["imagenet_less_network_roc_auc"] == pytest.approx({"value": 0.0, "low": 0.0, "high": 0.0})
     assert figures["counts"] == {"images": 300, "melanomas": int(malignant.sum()), "patients": 150}

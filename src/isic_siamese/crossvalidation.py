@@ -169,12 +169,15 @@ def _measure(part: pd.DataFrame, malignant: Bools) -> Measure:
 
     def measure(weights: Floats) -> dict[str, Floats]:
         curve = metrics.sweep(probability, malignant, weights)
+        area = metrics.roc_auc(curve)
         rates = metrics.decision_figures(decided, malignant, weights)
+        controls = {name: measured(weights) for name, measured in areas.items()}
         return {
-            "roc_auc": metrics.roc_auc(curve),
+            "roc_auc": area,
             "average_precision": metrics.average_precision(curve),
             **{name: rates[name] for name in ("balanced_accuracy", "sensitivity", "specificity")},
-            **{name: area(weights) for name, area in areas.items()},
+            **controls,
+            **{f"{name}_less_network_roc_auc": controls[f"{name}_roc_auc"] - area for name in CONTROLS},
         }
 
     return measure
