@@ -40,7 +40,8 @@ from isic_siamese.pairs import PairsParams, draw_pairs
 from isic_siamese.params import Params
 from isic_siamese.release import TRAIN_ZIP
 from isic_siamese.shards import Shards, read_index
-from isic_siamese.trainer import Trainer, TrainingData
+from isic_siamese.trainer import Trainer
+from isic_siamese.training_data import TrainingData
 
 PAIRS = 32  # of the two-branch loop, a step
 JPEGS = 256  # at most, held in memory

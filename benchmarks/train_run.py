@@ -13,8 +13,9 @@ from isic_siamese.augment import AugmentParams
 from isic_siamese.pairs import PairsParams, draw_pairs
 from isic_siamese.params import Params
 from isic_siamese.shards import Shards
-from isic_siamese.trainer import Trainer, TrainingData, TrainParams
+from isic_siamese.trainer import Trainer
 from isic_siamese.training import train
+from isic_siamese.training_data import TrainingData, TrainParams
 
 ISIC_IMAGES, ISIC_BENIGN, BENIGN_PER_MELANOMA = 32_701, 23_000, 56  # without duplicates; of them in training
 FEW_IMAGES = 1024  # beside which it shows what memory the images take

@@ -14,7 +14,7 @@ from isic_siamese.files import write_csv, write_json
 from isic_siamese.pairs import PairsParams
 from isic_siamese.params import Params
 from isic_siamese.shards import Shards, read_index
-from isic_siamese.trainer import TrainParams
+from isic_siamese.training_data import TrainParams
 
 
 def read_recipe(params: Params) -> Recipe:

@@ -18,8 +18,9 @@ from isic_siamese.pairs import PairsParams, read_pairs
 from isic_siamese.params import Params
 from isic_siamese.shards import Shards, read_index
 from isic_siamese.splits import read_splits, rows_of
-from isic_siamese.trainer import Trainer, TrainingData, TrainParams
+from isic_siamese.trainer import Trainer
 from isic_siamese.training import Trained, train
+from isic_siamese.training_data import TrainingData, TrainParams
 
 CURVE = Path("metrics/plots/train.csv")
 DISTANCES = Path("metrics/plots/train_distances.png")

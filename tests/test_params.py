@@ -14,7 +14,7 @@ from isic_siamese.params import Params, Section
 from isic_siamese.review import ReviewParams
 from isic_siamese.shard_writer import ShardsParams
 from isic_siamese.splits import SplitParams
-from isic_siamese.trainer import TrainParams
+from isic_siamese.training_data import TrainParams
 
 COMMITTED = Path(__file__).parents[1] / "params.yaml"
 MODELS: dict[str, type[Section]] = {

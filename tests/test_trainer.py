@@ -12,7 +12,8 @@ from isic_siamese.image_source import ImageSource
 from isic_siamese.losses import contrastive_loss, pair_distances
 from isic_siamese.shards import Shards
 from isic_siamese.steps import Step
-from isic_siamese.trainer import TrainingData, learning_rate_factor
+from isic_siamese.trainer import learning_rate_factor
+from isic_siamese.training_data import TrainingData
 from tests.toy import RECIPE, draw_data, make_trainer
 
 ALL_GROUPS = 6  # of the toy's encoder

@@ -15,8 +15,9 @@ import torch
 from isic_siamese import checkpoint
 from isic_siamese.encoder import embed_rows, write_model
 from isic_siamese.errors import TrainingError, run_command
-from isic_siamese.trainer import Trainer, TrainingData
+from isic_siamese.trainer import Trainer
 from isic_siamese.training import Trained, train
+from isic_siamese.training_data import TrainingData
 from tests.toy import draw_data, make_trainer
 
 

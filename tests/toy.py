@@ -7,7 +7,8 @@ import numpy as np
 from isic_siamese.augment import AugmentParams
 from isic_siamese.pairs import PairsParams, draw_pairs
 from isic_siamese.shards import Shards
-from isic_siamese.trainer import Trainer, TrainingData, TrainParams
+from isic_siamese.trainer import Trainer
+from isic_siamese.training_data import TrainingData, TrainParams
 
 PARAMS = TrainParams(
     encoder="test_efficientnet",

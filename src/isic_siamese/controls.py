@@ -83,9 +83,11 @@ def imagenet_features(data: ControlData) -> Embeddings:
 
 def _embed(encoder: SiameseEncoder, data: ControlData) -> Embeddings:
     encoder = encoder.to(pick_device())
-    encoder.standardise(pool_rows(encoder, data.shards, data.train))
+    features = pool_rows(encoder, data.shards, data.train, "references")
+    encoder.standardise(features)
     embeddings = np.zeros((len(data.index), encoder.embedding_dim), np.float32)
-    embeddings[data.train] = embed_rows(encoder, data.shards, data.train, task="references")
+    with torch.inference_mode():
+        embeddings[data.train] = encoder.project(features).cpu().numpy()
     embeddings[data.test] = embed_rows(encoder, data.shards, data.test, data.orientations, "test images")
     return embeddings
 

@@ -24,8 +24,9 @@ from isic_siamese.pairs import PairsParams, draw_pairs
 from isic_siamese.params import Count, Section
 from isic_siamese.shards import Shards
 from isic_siamese.splits import rows_of, split_patients
-from isic_siamese.trainer import Trainer, TrainingData, TrainParams
+from isic_siamese.trainer import Trainer
 from isic_siamese.training import train
+from isic_siamese.training_data import TrainingData, TrainParams, training_key
 
 log = logging.getLogger(__name__)
 
@@ -114,11 +115,11 @@ def _answer_fold(
     malignant = index["target"].to_numpy() == 1
     pairs = draw_pairs(rest, malignant[rest], recipe.pairs, np.random.default_rng(seed), oversample=True)
     data = TrainingData(shards, malignant, rest, val, pairs, recipe.pairs.pairs_per_block)
-    trainer = Trainer(data, recipe.train, recipe.augment, recipe.margin, seed)
+    run = (data, recipe.train, recipe.augment, recipe.margin, seed)
     control = ControlData(index, rest, test, shards, recipe.evaluate.orientations)
-    done = checkpoints / f"{trainer.key()}-{recipe.evaluate.temperature}-{recipe.evaluate.orientations}.csv"
+    done = checkpoints / f"{training_key(*run)}-{recipe.evaluate.temperature}-{recipe.evaluate.orientations}.csv"
     if not done.exists():
-        write_csv(done, _train_and_answer(trainer, control, done.with_suffix(""), recipe))
+        write_csv(done, _train_and_answer(Trainer(*run), control, done.with_suffix(""), recipe))
     return pd.read_csv(done)  # also when new, so that a run that was stopped ends in the same digits
 
 

@@ -200,11 +200,14 @@ def embed(
 
 
 @torch.no_grad()
-def pool_rows(encoder: SiameseEncoder, shards: Shards, rows: npt.NDArray[np.int64]) -> Tensor:
-    """Return the features that the encoder pools from the images at `rows` `(N,)`, float32 `(N, F)`, on its device."""
+def pool_rows(encoder: SiameseEncoder, shards: Shards, rows: npt.NDArray[np.int64], task: str | None = None) -> Tensor:
+    """Return the features that the encoder pools from the images at `rows` `(N,)`, float32 `(N, F)`, on its device.
+
+    With a `task`, a progress bar names it.
+    """
     encoder.eval()
     features = encoder.centre.new_empty(len(rows), len(encoder.centre))
-    batches = shards.batches(rows, EMBED_BATCH)
+    batches = shards.batches(rows, EMBED_BATCH, task)
     for part, batch in zip(torch.split(features, EMBED_BATCH), batches, strict=True):
         part.copy_(encoder.features(torch.from_numpy(batch).to(features.device)))
     return features

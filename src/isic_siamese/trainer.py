@@ -2,15 +2,11 @@
 
 import math
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import torch
-from pydantic import Field, model_validator
 from sklearn.metrics import roc_auc_score
 from timm.optim._param_groups import param_groups_weight_decay
 from torch import Tensor, nn
@@ -18,10 +14,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from isic_siamese import ranks
 from isic_siamese.augment import N_DRAWS, AugmentParams, augment
-from isic_siamese.checkpoint import run_key
 from isic_siamese.classifier import reference_scores
-from isic_siamese.encoder import EMBED_BATCH, build_encoder, embed_rows, pick_device, pool_rows
-from isic_siamese.errors import DataError, ParamsError, TrainingError
+from isic_siamese.encoder import build_encoder, embed_rows, pick_device, pool_rows
+from isic_siamese.errors import ParamsError, TrainingError
 from isic_siamese.image_source import ImageSource, fits, to_device
 from isic_siamese.losses import (
     contrastive_loss,
@@ -30,58 +25,13 @@ from isic_siamese.losses import (
     supervised_contrastive_loss,
     triplet_loss,
 )
-from isic_siamese.params import Count, Positive, Section
-from isic_siamese.shards import Shards
 from isic_siamese.steps import Step, cut_steps
+from isic_siamese.training_data import TrainingData, TrainParams, check_classes, training_key
 
 STANDARDISED = 1024  # training images, at most, by which the features are standardised
 BACKBONE_RATE = 0.1  # learning rate of layers with ImageNet weights, as a part of that of the new ones
 LOGIT_SCALE = 10  # of unit embeddings; without it a logit would need weights that few epochs do not reach
 COLLAPSED = 1e-4  # standard deviation of the validation scores under which all embeddings are alike
-
-
-class TrainParams(Section):
-    """Section `train`."""
-
-    encoder: str
-    weights: Literal["imagenet", "none"]
-    stages: Count
-    frozen_groups: Annotated[int, Field(ge=0)]
-    embedding_dim: Annotated[int, Field(ge=2)]
-    loss: Literal["contrastive", "triplet", "supervised_contrastive", "cross_entropy"]
-    cross_entropy_weight: Annotated[float, Field(ge=0)]
-    epochs: Count
-    learning_rate: Positive
-    weight_decay: Annotated[float, Field(ge=0)]
-    warmup_epochs: Annotated[float, Field(ge=0)]
-    precision: Literal["auto", "float32", "bfloat16"]
-
-    @model_validator(mode="after")
-    def _freeze_what_is_trained(self) -> Self:
-        if self.weights == "none" and self.frozen_groups:
-            raise ValueError("frozen_groups would keep random weights; with weights: none set frozen_groups to 0")
-        return self
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """What training reads.
-
-    Attributes:
-        shards: the images, uint8.
-        malignant: whether each image is melanoma, `(N,)` in row order.
-        train_rows: rows of the training split, the references of the validation AUC.
-        val_rows: rows of the validation split.
-        pairs: the pair index of the training split.
-        pairs_per_step: how many consecutive pairs one step of the optimizer sees.
-    """
-
-    shards: Shards
-    malignant: npt.NDArray[np.bool_]
-    train_rows: npt.NDArray[np.int64]
-    val_rows: npt.NDArray[np.int64]
-    pairs: pd.DataFrame
-    pairs_per_step: int
 
 
 def learning_rate_factor(step: int, n_warmup: int, n_steps: int) -> float:
@@ -114,7 +64,7 @@ class Trainer:
             DataError: the training or validation split lacks one of the classes.
             ParamsError: there is no such encoder, or no such weights for it; or there are more processes than views.
         """
-        _check_classes(data)
+        check_classes(data)
         self.data, self.params, self.recipe, self.margin, self.seed = data, params, recipe, margin, seed
         self.device = pick_device()
         self.bfloat16 = params.precision == "bfloat16" or (params.precision == "auto" and self.device.type == "cuda")
@@ -154,7 +104,7 @@ class Trainer:
             return None
         rows = np.concatenate([data.train_rows, data.val_rows])
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            pooled = pool_rows(self.encoder, data.shards, rows)
+            pooled = pool_rows(self.encoder, data.shards, rows, "features")
         features = pooled.new_zeros(len(data.shards), pooled.shape[1])
         features[torch.from_numpy(rows).to(self.device)] = pooled
         self.encoder.standardise(features[torch.from_numpy(_some(data.train_rows)).to(self.device)])
@@ -162,17 +112,7 @@ class Trainer:
 
     def key(self) -> str:
         """Return a name for this run that changes with anything that its result depends on."""
-        return run_key(self._facts())
-
-    def _facts(self) -> Iterator[bytes | memoryview]:
-        data = self.data
-        machine = f"{self.device.type} {ranks.n_ranks()}"  # another would go on, and end in other bytes than either
-        settings = [self.params.model_dump_json(), self.recipe.model_dump_json(), f"{self.margin} {self.seed}", machine]
-        yield from (text.encode() for text in settings)
-        for array in (data.malignant, data.train_rows, data.val_rows, data.pairs.to_numpy(np.int64)):
-            yield array.tobytes()
-        for batch in data.shards.batches(np.arange(len(data.shards)), EMBED_BATCH):  # never all of them in memory
-            yield batch.data
+        return training_key(self.data, self.params, self.recipe, self.margin, self.seed)
 
     def state(self) -> dict[str, Any]:
         """Return what a run needs to go on from here."""
@@ -282,16 +222,6 @@ class Trainer:
 def _some(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return at most `STANDARDISED` of the rows, evenly spread."""
     return rows[np.linspace(0, len(rows) - 1, min(len(rows), STANDARDISED)).astype(np.int64)]
-
-
-def _check_classes(data: TrainingData) -> None:
-    for name, rows in (("train", data.train_rows), ("val", data.val_rows)):
-        n_melanoma = int(data.malignant[rows].sum())
-        if n_melanoma in (0, len(rows)):
-            raise DataError(
-                f"split {name}: wanted images of both classes, got {n_melanoma} melanoma of {len(rows)}; "
-                f"use a release with more patients, or a larger split.{name}"
-            )
 
 
 def _check_ranks(n_views: int) -> None:

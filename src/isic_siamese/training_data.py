@@ -1,0 +1,88 @@
+"""What a training run depends on: its parameters, the images and pairs it reads, and the name these give it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from pydantic import Field, model_validator
+
+from isic_siamese import ranks
+from isic_siamese.augment import AugmentParams
+from isic_siamese.checkpoint import run_key
+from isic_siamese.encoder import EMBED_BATCH, pick_device
+from isic_siamese.errors import DataError
+from isic_siamese.params import Count, Positive, Section
+from isic_siamese.shards import Shards
+
+
+class TrainParams(Section):
+    """Section `train`."""
+
+    encoder: str
+    weights: Literal["imagenet", "none"]
+    stages: Count
+    frozen_groups: Annotated[int, Field(ge=0)]
+    embedding_dim: Annotated[int, Field(ge=2)]
+    loss: Literal["contrastive", "triplet", "supervised_contrastive", "cross_entropy"]
+    cross_entropy_weight: Annotated[float, Field(ge=0)]
+    epochs: Count
+    learning_rate: Positive
+    weight_decay: Annotated[float, Field(ge=0)]
+    warmup_epochs: Annotated[float, Field(ge=0)]
+    precision: Literal["auto", "float32", "bfloat16"]
+
+    @model_validator(mode="after")
+    def _freeze_what_is_trained(self) -> Self:
+        if self.weights == "none" and self.frozen_groups:
+            raise ValueError("frozen_groups would keep random weights; with weights: none set frozen_groups to 0")
+        return self
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What training reads.
+
+    Attributes:
+        shards: the images, uint8.
+        malignant: whether each image is melanoma, `(N,)` in row order.
+        train_rows: rows of the training split, the references of the validation AUC.
+        val_rows: rows of the validation split.
+        pairs: the pair index of the training split.
+        pairs_per_step: how many consecutive pairs one step of the optimizer sees.
+    """
+
+    shards: Shards
+    malignant: npt.NDArray[np.bool_]
+    train_rows: npt.NDArray[np.int64]
+    val_rows: npt.NDArray[np.int64]
+    pairs: pd.DataFrame
+    pairs_per_step: int
+
+
+def check_classes(data: TrainingData) -> None:
+    """Raise `DataError` where the training or the validation split lacks one of the classes."""
+    for name, rows in (("train", data.train_rows), ("val", data.val_rows)):
+        n_melanoma = int(data.malignant[rows].sum())
+        if n_melanoma in (0, len(rows)):
+            raise DataError(
+                f"split {name}: wanted images of both classes, got {n_melanoma} melanoma of {len(rows)}; "
+                f"use a release with more patients, or a larger split.{name}"
+            )
+
+
+def training_key(data: TrainingData, params: TrainParams, recipe: AugmentParams, margin: float, seed: int) -> str:
+    """Return a name for a run that changes with anything that its result depends on."""
+    machine = f"{pick_device().type} {ranks.n_ranks()}"  # another would go on, and end in other bytes than either
+    settings = [params.model_dump_json(), recipe.model_dump_json(), f"{margin} {seed}", machine]
+    return run_key(_facts(data, settings))
+
+
+def _facts(data: TrainingData, settings: list[str]) -> Iterator[bytes | memoryview]:
+    yield from (text.encode() for text in settings)
+    for array in (data.malignant, data.train_rows, data.val_rows, data.pairs.to_numpy(np.int64)):
+        yield array.tobytes()
+    for batch in data.shards.batches(np.arange(len(data.shards)), EMBED_BATCH):  # never all of them in memory
+        yield batch.data
