@@ -45,6 +45,7 @@ from isic_siamese.training_data import TrainingData
 
 PAIRS = 32  # of the two-branch loop, a step
 JPEGS = 256  # at most, held in memory
+CUDA_STEPS = 48  # a turn; three times as many as have their copies pooled at once
 
 Loop = Callable[[], object]
 Pair = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], bool]
@@ -168,7 +169,14 @@ def make_loops(run: Trainer, jpegs: list[bytes]) -> tuple[dict[str, Loop], dict[
     if run.device.type == "cuda":
         n = run.data.pairs_per_step
         rivals[f"two branches from our shards, {n} pairs"] = TwoBranches(run, of_shards, n)
-    return {"ours": lambda: run.run_step(0, middle(run)), "bare encoder": bare}, rivals
+    steps = endless_steps(run)
+    return {"ours": lambda: next(steps), "bare encoder": bare}, rivals
+
+
+def endless_steps(run: Trainer) -> Iterator[Tensor]:
+    """Take the same step for ever, as an epoch takes its steps: with the copies of several at once where that pays."""
+    while True:
+        yield from run.run_steps(0, [middle(run)] * run.ahead)
 
 
 def timed(run: Trainer, loop: Loop, n_steps: int) -> float:
@@ -248,7 +256,7 @@ def main() -> None:
     parser.add_argument("--shards", type=Path, default=Path("data/shards/train"), help="folder of shards")
     parser.add_argument("--jpegs", type=Path, default=Path("data/raw") / TRAIN_ZIP, help="zip of JPEGs")
     parser.add_argument("--rounds", type=int, default=7, help="times that every loop takes its turn")
-    parser.add_argument("--steps", type=int, help="a turn; by default 1 on a CPU, 50 on CUDA")
+    parser.add_argument("--steps", type=int, help="a turn; by default 1 on a CPU, 48 on CUDA")
     parser.add_argument("--images", type=int, default=ISIC_IMAGES, help="of the run")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -258,7 +266,7 @@ def main() -> None:
         on_cuda = run.device.type == "cuda"
         if not on_cuda:
             torch.set_num_threads(1)
-        seconds = measure(run, jpegs, options.rounds, options.steps or (50 if on_cuda else 1))
+        seconds = measure(run, jpegs, options.rounds, options.steps or (CUDA_STEPS if on_cuda else 1))
         lines = [f"{describe(run)}; {options.rounds} rounds, medians; JPEGs {source}", "", *speed_tables(run, seconds)]
         sys.stdout.write("\n".join([*lines, ""]))
         sys.stdout.write("\n".join(["", *report_run(work, options.images, None if on_cuda else 4), ""]))

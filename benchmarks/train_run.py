@@ -46,7 +46,7 @@ def run_as_isic(folder: Path, n_steps: int | None, results: Connection) -> None:
     pairs = draw_pairs(rows, malignant[rows], section, np.random.default_rng(0), oversample=True)
     changed: dict[str, object] = {}
     if n_steps is not None:
-        pairs, rows, val, changed = pairs[: n_steps * section.pairs_per_block], rows[:256], val[:256], {"epochs": 1}
+        pairs, changed = pairs[: n_steps * section.pairs_per_block], {"epochs": 1}
     run = make_trainer(TrainingData(shards, malignant, rows, val, pairs, section.pairs_per_block), **changed)
     built = time.perf_counter()
     ends = [built]

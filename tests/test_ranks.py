@@ -34,6 +34,9 @@ SCRIPT = """
                 found |= {f"{loss} {name}": p.grad for name, p in part.named_parameters() if p.grad is not None}
         trained = train(make_trainer(data, epochs=2, learning_rate=1e-3), folder / "checkpoints", lambda _: None)
         found["losses"] = torch.tensor(trained.history["loss"])
+        frozen = make_trainer(data, epochs=2, frozen_groups=6)  # all; a process then pools a share of the copies
+        frozen.ahead = 3
+        found["frozen losses"] = torch.tensor(train(frozen, folder / "checkpoints", lambda _: None).history["loss"])
         found["embeddings"] = torch.from_numpy(trained.best)
         found |= {f"buffer {name}": buffer for name, buffer in trained.encoder.named_buffers()}
         torch.save(found, folder / f"found-{ranks.rank()}.pt")
@@ -76,7 +79,8 @@ def test_two_processes_end_within_rounding_of_one(found: list[dict[str, Tensor]]
     """After twenty steps; AdamW divides by the size of a gradient, and so makes much of the rounding of small ones."""
     one, *two = found
     for other in two:
-        torch.testing.assert_close(other["losses"], one["losses"], rtol=1e-5, atol=0)
+        for name in ("losses", "frozen losses"):
+            torch.testing.assert_close(other[name], one[name], rtol=1e-5, atol=0)
         for name in [name for name in one if name.startswith(("embeddings", "buffer"))]:
             torch.testing.assert_close(other[name], one[name], rtol=5e-3, atol=5e-3, msg=name)
 

@@ -5,13 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from isic_siamese.augment import N_DRAWS
 from isic_siamese.encoder import embed_rows
 from isic_siamese.errors import DataError, TrainingError
 from isic_siamese.image_source import ImageSource
 from isic_siamese.losses import contrastive_loss, pair_distances
 from isic_siamese.shards import Shards
-from isic_siamese.steps import Step
 from isic_siamese.trainer import learning_rate_factor
 from isic_siamese.training_data import TrainingData
 from tests.toy import RECIPE, draw_data, make_trainer
@@ -45,20 +43,17 @@ def test_each_distinct_view_of_a_step_is_embedded_once_and_the_loss_is_that_of_t
     torch.testing.assert_close(fast, slow)
 
 
-def draw(step: Step) -> torch.Tensor:
-    return torch.rand(len(step.rows), N_DRAWS, generator=torch.Generator().manual_seed(0))
-
-
 @pytest.mark.parametrize("frozen_groups", [0, ALL_GROUPS])
 def test_only_oversampled_views_are_augmented_unless_all_are_asked_for(data: TrainingData, frozen_groups: int) -> None:
     for apply_to in ("oversampled", "all"):
         run = make_trainer(data, frozen_groups=frozen_groups)
         run.recipe = RECIPE.model_copy(update={"apply_to": apply_to})
         run.encoder.eval()
-        step = run.steps[-1]
+        position = len(run.steps) - 1
+        step = run.steps[position]
         assert 0 < step.n_plain < len(step.rows)
         with torch.no_grad():
-            change = run.embed_views(step, draw(step)) - run.encoder(run.images.take(step.rows))
+            change = run.embed_views(0, position) - run.encoder(run.images.take(step.rows))
         first = step.n_plain if apply_to == "oversampled" else 0
         assert torch.equal(change.abs().amax(dim=1) > 1e-5, torch.arange(len(step.rows)) >= first)
 
@@ -67,14 +62,60 @@ def test_known_features_give_the_embeddings_that_the_images_give(data: TrainingD
     """Where no layer of the backbone learns, an image goes through it once; what comes of it is the same."""
     run = make_trainer(data, frozen_groups=ALL_GROUPS)
     assert run.features is not None and make_trainer(data).features is None
-    step, validation = run.steps[-1], run.validate()
+    run.encoder.eval()
+    validation = run.validate()
     with torch.no_grad():
-        parts = [run.embed_views(step, draw(step), own) for own in (slice(0, 3), slice(3, 12), slice(12, 16))]
-        known = run.embed_views(step, draw(step))
+        known = [run.embed_views(0, position) for position in range(len(run.steps))]
         run.features = None
-        torch.testing.assert_close(known, run.embed_views(step, draw(step)), atol=1e-5, rtol=0)
-        torch.testing.assert_close(known, torch.cat(parts), atol=1e-5, rtol=0)
+        for position, embeddings in enumerate(known):
+            torch.testing.assert_close(embeddings, run.embed_views(0, position), atol=1e-5, rtol=0)
     np.testing.assert_allclose(validation.embeddings, run.validate().embeddings, atol=1e-5)
+
+
+@pytest.mark.parametrize("apply_to", ["oversampled", "all"])
+def test_the_copies_of_many_steps_at_once_come_to_what_they_come_to_step_by_step(
+    data: TrainingData, apply_to: str
+) -> None:
+    def train_epoch(ahead: int, done: int = 0) -> list[float]:
+        run = make_trainer(data, frozen_groups=ALL_GROUPS)
+        run.recipe = RECIPE.model_copy(update={"apply_to": apply_to})
+        run.ahead = ahead
+        return [loss.item() for loss in run.run_steps(0, run.epoch_order(0), done)]
+
+    alone = train_epoch(1)
+    assert len(alone) % 3 and len(alone) > 6  # the last batch is a smaller one
+    assert train_epoch(3) == pytest.approx(alone, rel=1e-4)
+    assert len(train_epoch(3, done=4)) == len(alone) - 4
+
+
+def test_which_copies_are_pooled_at_once_does_not_depend_on_where_a_run_goes_on(
+    data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would not end in the same bits."""
+    run = make_trainer(data, frozen_groups=ALL_GROUPS)
+    run.ahead = 3
+    asked: list[list[int]] = []
+    pool = run.pool_copies
+
+    def noted(epoch: int, positions: list[int]) -> list[torch.Tensor]:
+        asked.append(positions)
+        return pool(epoch, positions)
+
+    monkeypatch.setattr(run, "pool_copies", noted)
+    order = run.epoch_order(0)
+    list(run.run_steps(0, order))
+    whole = asked.copy()
+    asked.clear()
+    list(run.run_steps(0, order, 4))
+    assert asked == whole[1:] and whole[0] == order[:3]
+
+
+def test_a_step_without_copies_pools_none(data: TrainingData) -> None:
+    plain = data.pairs[(data.pairs["left_view"] == 0) & (data.pairs["right_view"] == 0)]
+    run = make_trainer(replace(data, pairs=plain.head(data.pairs_per_step)), frozen_groups=ALL_GROUPS)
+    (copies,) = run.pool_copies(0, [0])
+    assert copies.shape == (0, len(run.encoder.centre))
+    assert run.run_step(0, 0).isfinite()
 
 
 def test_a_frozen_backbone_stays_as_it_is_and_the_projection_learns(data: TrainingData) -> None:
@@ -134,14 +175,19 @@ def test_precision_is_what_the_parameter_says_and_by_default_float32_on_a_cpu(da
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
+@pytest.mark.parametrize("frozen_groups", [0, ALL_GROUPS])
 @pytest.mark.parametrize("resident", [True, False])
-def test_a_step_never_makes_the_host_wait_for_the_device(data: TrainingData, resident: bool) -> None:
-    run = make_trainer(data)
+def test_a_step_never_makes_the_host_wait_for_the_device(
+    data: TrainingData, resident: bool, frozen_groups: int
+) -> None:
+    run = make_trainer(data, frozen_groups=frozen_groups)
     run.images = ImageSource(data.shards, run.device, resident)
-    run.run_step(0, 0)  # allocates and caches
+    run.ahead = 2
+    losses = run.run_steps(0, run.epoch_order(0))
+    next(losses), next(losses)  # allocates and caches
     torch.cuda.set_sync_debug_mode("error")
     try:
-        run.run_step(0, 1)
+        next(losses), next(losses)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

@@ -59,12 +59,12 @@ def test_a_run_that_was_interrupted_goes_on_and_ends_in_the_same_bits(
     def stop_now_and_then(trainer: Trainer) -> Trainer:
         step = trainer.run_step
 
-        def counted(epoch: int, position: int) -> torch.Tensor:
+        def counted(epoch: int, position: int, copies: torch.Tensor | None = None) -> torch.Tensor:
             nonlocal steps
             steps += 1
             if steps % 7 == 0:
                 raise KeyboardInterrupt
-            return step(epoch, position)
+            return step(epoch, position, copies)
 
         trainer.run_step = counted  # type: ignore[method-assign]
         return trainer

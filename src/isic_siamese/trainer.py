@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +32,7 @@ from isic_siamese.training_data import TrainingData, TrainParams, check_classes,
 STANDARDISED = 1024  # training images, at most, by which the features are standardised
 BACKBONE_RATE = 0.1  # learning rate of layers with ImageNet weights, as a part of that of the new ones
 LOGIT_SCALE = 10  # of unit embeddings; without it a logit would need weights that few epochs do not reach
+POOLED_AT_ONCE = 1024  # views of several steps, on CUDA; on a CPU those of one, to spare memory
 COLLAPSED = 1e-4  # standard deviation of the validation scores under which all embeddings are alike
 
 
@@ -79,8 +81,10 @@ class Trainer:
         self.features = self._pool_features()
         self.images = ImageSource(data.shards, self.device, fits(data.shards, self.device))
         self.steps = cut_steps(data.pairs, data.malignant, data.pairs_per_step, self.device)
-        _check_ranks(min(len(step.rows) for step in self.steps))
-        self.images_per_epoch = sum(len(step.rows) for step in self.steps)
+        n_views = [len(step.rows) for step in self.steps]
+        _check_ranks(min(n_views))
+        self.images_per_epoch = sum(n_views)
+        self.ahead = max(1, POOLED_AT_ONCE // max(n_views)) if self.device.type == "cuda" else 1
         modules = nn.ModuleList([self.encoder, self.to_logit])
         rate = params.learning_rate * (BACKBONE_RATE if params.weights == "imagenet" else 1)
         heads = nn.ModuleList([self.encoder.head, self.to_logit])
@@ -127,15 +131,27 @@ class Trainer:
         """Return the positions of the steps in the order of this epoch."""
         return [int(position) for position in np.random.default_rng([self.seed, epoch]).permutation(len(self.steps))]
 
-    def run_step(self, epoch: int, position: int) -> Tensor:
-        """Embed each view of a step once, compare its pairs, and move the weights; return the loss, a scalar."""
-        # Chance depends on the epoch and the step alone, so a run that goes on draws what it would have drawn.
-        seed = int(np.random.SeedSequence([self.seed, epoch, position]).generate_state(1)[0])
-        torch.manual_seed(seed + ranks.rank())  # of dropout, in encoders that have it
+    def run_steps(self, epoch: int, order: list[int], done: int = 0) -> Iterator[Tensor]:
+        """Take the steps at `order`, but for the first `done`, and yield the loss of each, a scalar.
+
+        Where no layer of the backbone learns, the copies of the next `ahead` steps go through it at once. Which ones
+        go together must not depend on `done`: the last bits of a float sum depend on it.
+        """
+        for start in range(done // self.ahead * self.ahead, len(order), self.ahead):
+            positions = order[start : start + self.ahead]
+            pooled = self.pool_copies(epoch, positions) if self.features is not None else [None] * len(positions)
+            todo = slice(max(0, done - start), None)
+            for position, copies in zip(positions[todo], pooled[todo], strict=True):
+                yield self.run_step(epoch, position, copies)
+
+    def run_step(self, epoch: int, position: int, copies: Tensor | None = None) -> Tensor:
+        """Embed each view of a step once, compare its pairs, and move the weights; return the loss, a scalar.
+
+        `copies` is what `pool_copies` gave for the step.
+        """
         step = self.steps[position]
-        own = ranks.share(len(step.rows))
-        draws = torch.rand(len(step.rows), N_DRAWS, generator=torch.Generator().manual_seed(seed))
-        embeddings = self.embed_views(step, draws, own)
+        torch.manual_seed(self._seed(epoch, position) + ranks.rank())  # of dropout, in encoders that have it
+        embeddings = self.embed_views(epoch, position, copies)
         loss = self.loss(ranks.gather(embeddings, len(step.rows)), step)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -144,32 +160,54 @@ class Trainer:
         self.schedule.step()
         return loss.detach()
 
-    def embed_views(self, step: Step, draws: Tensor, own: slice = slice(None)) -> Tensor:
-        """Return the embeddings of a step's views, float32 `(V, D)`; where the features are known, from those.
+    def embed_views(self, epoch: int, position: int, copies: Tensor | None = None) -> Tensor:
+        """Return the embeddings of a step's views, float32 `(V, D)`; of several processes, this one's share of them."""
+        step = self.steps[position]
+        own, n_plain = ranks.share(len(step.rows)), self._n_plain(step)
+        if self.features is None:
+            draws = self._draws(epoch, position)[own]
+            return self.encoder.project(self._pool_views(step.rows[own], draws, max(0, n_plain - own.start)))
+        if copies is None:
+            (copies,) = self.pool_copies(epoch, [position])
+        plain = self.features[to_device(step.rows[:n_plain], self.device)]
+        return self.encoder.project(torch.cat([plain, copies])[own])
 
-        Args:
-            step: the step.
-            draws: what `augment` takes, `(V, N_DRAWS)`, in host memory.
-            own: those of the views that are wanted.
+    @torch.no_grad()
+    def pool_copies(self, epoch: int, positions: list[int]) -> list[Tensor]:
+        """Return the features of the augmented views of some steps, float32 `(v, F)` each; each process pools a share.
+
+        In one batch, because a GPU takes little longer for hundreds of images than for a step's few.
         """
-        rows, draws = step.rows[own], draws[own]
-        n_plain = 0 if self.recipe.apply_to == "all" else max(0, min(len(rows), step.n_plain - (own.start or 0)))
-        n_known = n_plain if self.features is not None else 0
-        parts = []
-        if self.features is not None and n_known:
-            parts.append(self.features[to_device(rows[:n_known], self.device)])
-        if n_known < len(rows):
-            images = self.views(rows[n_known:], draws[n_known:], n_plain - n_known)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-                parts.append(self.encoder.features(images))
-        return self.encoder.project(torch.cat(parts))
+        rows, draws = [], []
+        for position in positions:
+            n_plain = self._n_plain(self.steps[position])
+            rows.append(self.steps[position].rows[n_plain:])
+            draws.append(self._draws(epoch, position)[n_plain:])
+        views, n_views = torch.cat(rows), [len(part) for part in rows]
+        own = ranks.share(len(views))
+        pooled = self._pool_views(views[own], torch.cat(draws)[own], 0)
+        return list(torch.split(ranks.gather(pooled, len(views)), n_views))
 
-    def views(self, rows: Tensor, draws: Tensor, n_plain: int) -> Tensor:
-        """Return the images at `rows` `(V,)`, uint8 `(V, H, W, 3)`, augmented but for the first `n_plain`."""
+    def _pool_views(self, rows: Tensor, draws: Tensor, n_plain: int) -> Tensor:
+        """Return the features of the images at `rows` `(V,)`, augmented but for the first `n_plain`."""
         images = self.images.take(rows)
         if n_plain < len(rows):
             images[n_plain:] = augment(images[n_plain:], to_device(draws[n_plain:], self.device), self.recipe)
-        return images
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+            return self.encoder.features(images)
+
+    def _n_plain(self, step: Step) -> int:
+        """Return how many views of a step, which come first, are not augmented."""
+        return 0 if self.recipe.apply_to == "all" else step.n_plain
+
+    def _draws(self, epoch: int, position: int) -> Tensor:
+        """Return what `augment` takes for the views of a step, `(V, N_DRAWS)`, in host memory."""
+        generator = torch.Generator().manual_seed(self._seed(epoch, position))
+        return torch.rand(len(self.steps[position].rows), N_DRAWS, generator=generator)
+
+    def _seed(self, epoch: int, position: int) -> int:
+        """Return a seed for the step alone, so that a run that goes on draws what it would have drawn."""
+        return int(np.random.SeedSequence([self.seed, epoch, position]).generate_state(1)[0])
 
     def loss(self, embeddings: Tensor, step: Step) -> Tensor:
         """Return the loss that `train.loss` names, and beside one of metric learning the weighted cross-entropy."""

@@ -127,8 +127,9 @@ def _run_epoch(trainer: Trainer, progress: Progress, checkpoint: Checkpoint, bar
     total = torch.tensor(progress.total, device=trainer.device)
     bar.set_description(f"epoch {epoch + 1}/{trainer.params.epochs}")
     auc = f"{progress.history[-1]['val_roc_auc']:.3f}" if progress.history else "none yet"
-    for position in order[progress.done :]:
-        total += trainer.run_step(epoch, position)
+    losses = trainer.run_steps(epoch, order, progress.done)
+    for position, loss in zip(order[progress.done :], losses, strict=True):
+        total += loss
         progress.done += 1
         bar.update(len(trainer.steps[position].rows))
         if progress.done % LOOK_EVERY == 0 or progress.done == len(order):
