@@ -41,7 +41,7 @@ def run_as_isic(folder: Path, n_steps: int | None, results: Connection) -> None:
     start = time.perf_counter()
     shards, section = Shards(folder), Params().section("pairs", PairsParams)
     malignant = np.arange(len(shards)) % (BENIGN_PER_MELANOMA + 1) == 0
-    n_train = min(len(shards) // 2, ISIC_BENIGN + ISIC_BENIGN // BENIGN_PER_MELANOMA + 1)
+    n_train = min(3 * len(shards) // 4, ISIC_BENIGN + ISIC_BENIGN // BENIGN_PER_MELANOMA + 1)
     rows, val = np.arange(n_train), np.arange(n_train, len(shards))[: n_train // 4]
     pairs = draw_pairs(rows, malignant[rows], section, np.random.default_rng(0), oversample=True)
     changed: dict[str, object] = {}
