@@ -40,12 +40,12 @@ from isic_siamese.pairs import PairsParams, draw_pairs
 from isic_siamese.params import Params
 from isic_siamese.release import TRAIN_ZIP
 from isic_siamese.shards import Shards, read_index
-from isic_siamese.trainer import Trainer
+from isic_siamese.trainer import AHEAD, Trainer
 from isic_siamese.training_data import TrainingData
 
 PAIRS = 32  # of the two-branch loop, a step
 JPEGS = 256  # at most, held in memory
-CUDA_STEPS = 48  # a turn; three times as many as have their copies pooled at once
+CUDA_STEPS = 3 * AHEAD  # a turn
 
 Loop = Callable[[], object]
 Pair = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], bool]
@@ -256,7 +256,7 @@ def main() -> None:
     parser.add_argument("--shards", type=Path, default=Path("data/shards/train"), help="folder of shards")
     parser.add_argument("--jpegs", type=Path, default=Path("data/raw") / TRAIN_ZIP, help="zip of JPEGs")
     parser.add_argument("--rounds", type=int, default=7, help="times that every loop takes its turn")
-    parser.add_argument("--steps", type=int, help="a turn; by default 1 on a CPU, 48 on CUDA")
+    parser.add_argument("--steps", type=int, help=f"a turn; by default 1 on a CPU, {CUDA_STEPS} on CUDA")
     parser.add_argument("--images", type=int, default=ISIC_IMAGES, help="of the run")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

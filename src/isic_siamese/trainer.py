@@ -32,7 +32,7 @@ from isic_siamese.training_data import TrainingData, TrainParams, check_classes,
 STANDARDISED = 1024  # training images, at most, by which the features are standardised
 BACKBONE_RATE = 0.1  # learning rate of layers with ImageNet weights, as a part of that of the new ones
 LOGIT_SCALE = 10  # of unit embeddings; without it a logit would need weights that few epochs do not reach
-POOLED_AT_ONCE = 1024  # views of several steps, on CUDA; on a CPU those of one, to spare memory
+AHEAD = 16  # steps whose copies are pooled at once on CUDA; on a CPU one, to spare memory
 COLLAPSED = 1e-4  # standard deviation of the validation scores under which all embeddings are alike
 
 
@@ -84,7 +84,7 @@ class Trainer:
         n_views = [len(step.rows) for step in self.steps]
         _check_ranks(min(n_views))
         self.images_per_epoch = sum(n_views)
-        self.ahead = max(1, POOLED_AT_ONCE // max(n_views)) if self.device.type == "cuda" else 1
+        self.ahead = AHEAD if self.device.type == "cuda" else 1
         modules = nn.ModuleList([self.encoder, self.to_logit])
         rate = params.learning_rate * (BACKBONE_RATE if params.weights == "imagenet" else 1)
         heads = nn.ModuleList([self.encoder.head, self.to_logit])
