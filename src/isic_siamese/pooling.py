@@ -21,18 +21,17 @@ def concentric_pooling(maps: Tensor) -> Tensor:
     Args:
         maps: feature maps, float32 or wider, `(N, C, S, S)`; a variance needs the digits.
     """
-    weights = _ring_weights(maps.shape[-1], maps.device).to(maps.dtype)
-    cells = maps.flatten(2)
-    means = cells @ weights
-    variances = (cells.square() @ weights - means.square()).clamp_min(VARIANCE_FLOOR)
-    rings = torch.cat([means, variances.sqrt()], dim=2).transpose(1, 2)
-    return torch.cat([rings.flatten(1), cells.amax(dim=2)], dim=1)
+    shares = _ring_shares(maps.shape[-1], maps.device).to(maps.dtype)
+    cells = maps.permute(0, 2, 3, 1).flatten(1, 2)  # a view, of channels-last maps
+    means = shares @ cells
+    variances = (shares @ cells.square() - means.square()).clamp_min(VARIANCE_FLOOR)
+    return torch.cat([means, variances.sqrt(), cells.amax(dim=1, keepdim=True)], dim=1).flatten(1)
 
 
 @cache
 @torch.inference_mode(False)  # kept for training too, whoever asks first
-def _ring_weights(side: int, device: torch.device) -> Tensor:
-    """Return the share of each cell in each ring, `(side * side, 3)`, columns that sum to 1.
+def _ring_shares(side: int, device: torch.device) -> Tensor:
+    """Return the share of each cell in each ring, `(3, side * side)`, rows that sum to 1.
 
     A cell belongs to the two rings between whose radii it lies, in proportion; beyond the last, to the last. On a map
     so small that a ring has no cell, the ring is what is nearest to it.
@@ -43,4 +42,4 @@ def _ring_weights(side: int, device: torch.device) -> Tensor:
     weights = (1 - distance / RADII[1]).clamp_min(0)
     nearest = (distance == distance.amin(dim=0)).float()
     weights = torch.where(weights.sum(dim=0) > 0, weights, nearest)
-    return (weights / weights.sum(dim=0)).to(device)
+    return (weights / weights.sum(dim=0)).T.contiguous().to(device)
