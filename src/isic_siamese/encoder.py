@@ -20,6 +20,7 @@ from torch.nn import functional
 from isic_siamese.errors import DataError, ParamsError
 from isic_siamese.files import replacing, write_json
 from isic_siamese.pooling import STATISTICS, concentric_pooling
+from isic_siamese.relu6 import use_lean_relu6
 from isic_siamese.shards import Shards
 
 BUNDLED_ENCODER = "tf_efficientnet_lite0"  # the one whose ImageNet weights come inside a package
@@ -62,6 +63,7 @@ class SiameseEncoder(nn.Module):
         self.backbone = timm.create_model(name, num_classes=0)
         channels = _stage_channels(self.backbone, name, stages)
         self.backbone.prune_intermediate_layers(list(range(stages)), prune_norm=True, prune_head=True)
+        use_lean_relu6(self.backbone)
         self.head = nn.Linear(STATISTICS * sum(channels), embedding_dim)
         # The bias keeps embeddings off the origin, where the projection onto the sphere would lose their length.
         nn.init.normal_(self.head.weight, std=HEAD_STD)
