@@ -1,15 +1,17 @@
 """From an embedding to an answer: compare it with labelled reference lesions, calibrate on validation, decide."""
 
 import json
-from collections.abc import Iterator
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_curve
+from torch import Tensor
 
 from isic_siamese.errors import DataError
 from isic_siamese.files import replacing
@@ -23,7 +25,11 @@ Embeddings = npt.NDArray[np.float32]
 
 
 def reference_scores(
-    embeddings: Embeddings, references: Embeddings, malignant: Bools, temperature: float = TEMPERATURE
+    embeddings: Embeddings,
+    references: Embeddings,
+    malignant: Bools,
+    temperature: float = TEMPERATURE,
+    device: torch.device | None = None,
 ) -> Floats:
     """Score each image by how much more like the melanoma references it is than like the benign ones.
 
@@ -36,6 +42,7 @@ def reference_scores(
         references: float32 `(R, D)`, unit length.
         malignant: bool `(R,)`, the label of each reference.
         temperature: small, the most similar references decide; large, the difference of the mean similarities.
+        device: that computes; by default the CPU.
 
     Returns:
         float64 `(N,)` in [-2, 2], high where melanoma is likely.
@@ -49,29 +56,17 @@ def reference_scores(
     """
     if len(references) != len(malignant) or malignant.all() or not malignant.any():
         raise ValueError(f"wanted references of both classes and a label for each, got {len(malignant)} labels")
-    # The two classes as two contiguous blocks, so that a chunk is split by a view rather than by a copy.
-    ordered = np.concatenate([references[malignant], references[~malignant]])
-    split = int(malignant.sum())
-    scores = np.empty(len(embeddings))
-    for rows, similarities in _similarities(embeddings, ordered):
-        melanoma, benign = similarities[:, :split], similarities[:, split:]
-        scores[rows] = _log_mean_exp(melanoma, temperature) - _log_mean_exp(benign, temperature)
-    return scores
+    asked = torch.from_numpy(embeddings).to(device)
+    melanoma, benign = (torch.from_numpy(references[side]).to(device) for side in (malignant, ~malignant))
+    scores = _log_mean_exp(asked, melanoma, temperature) - _log_mean_exp(asked, benign, temperature)
+    return np.asarray(scores.cpu().numpy(), np.float64)
 
 
-def _similarities(embeddings: Embeddings, references: Embeddings) -> Iterator[tuple[slice, Embeddings]]:
-    """Yield slices of `embeddings` with their cosine similarities to all references, float32 `(n, R)`."""
-    step = max(1, CHUNK // max(1, len(references)))
-    for start in range(0, len(embeddings), step):
-        rows = slice(start, min(start + step, len(embeddings)))
-        yield rows, embeddings[rows] @ references.T
-
-
-def _log_mean_exp(similarities: Embeddings, temperature: float) -> Floats:
-    """Return `temperature * log mean exp(similarities / temperature)` of each row, without overflow."""
-    largest = similarities.max(axis=1, keepdims=True)
-    means: Floats = np.exp((similarities - largest) / np.float32(temperature)).mean(axis=1, dtype=np.float64)
-    return np.asarray(largest[:, 0] + temperature * np.log(means), np.float64)
+def _log_mean_exp(embeddings: Tensor, references: Tensor, temperature: float) -> Tensor:
+    """Return `temperature * log mean exp(s / temperature)` over the similarities of each image, float32 `(N,)`."""
+    chunks = torch.split(embeddings, max(1, CHUNK // len(references)))
+    sums = [torch.logsumexp(chunk @ references.T / temperature, dim=1) for chunk in chunks]
+    return temperature * (torch.cat(sums) - math.log(len(references)))
 
 
 def nearest_references(embeddings: Embeddings, references: Embeddings, k: int) -> tuple[npt.NDArray[np.int64], Floats]:
@@ -88,7 +83,10 @@ def nearest_references(embeddings: Embeddings, references: Embeddings, k: int) -
     k = min(k, len(references))
     nearest = np.empty((len(embeddings), k), np.int64)
     distances = np.empty((len(embeddings), k))
-    for rows, similarities in _similarities(embeddings, references):
+    step = max(1, CHUNK // max(1, len(references)))
+    for start in range(0, len(embeddings), step):
+        rows = slice(start, start + step)
+        similarities = embeddings[rows] @ references.T
         candidates = np.sort(np.argpartition(-similarities, k - 1, axis=1)[:, :k], axis=1)
         cosines = np.take_along_axis(similarities, candidates, axis=1).astype(np.float64)
         order = np.argsort(-cosines, axis=1, kind="stable")

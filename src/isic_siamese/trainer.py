@@ -237,7 +237,7 @@ class Trainer:
         """
         data = self.data
         references, embeddings = self._embed(data.train_rows), self._embed(data.val_rows)
-        scores = reference_scores(embeddings, references, data.malignant[data.train_rows])
+        scores = reference_scores(embeddings, references, data.malignant[data.train_rows], device=self.device)
         if not scores.std() > COLLAPSED:
             raise TrainingError(
                 f"training: all embeddings have become alike (scores differ by {scores.std():.1e}); "
