@@ -82,6 +82,7 @@ def imagenet_features(data: ControlData) -> Embeddings:
 
 
 def _embed(encoder: SiameseEncoder, data: ControlData) -> Embeddings:
+    encoder.freeze()
     encoder = encoder.to(pick_device())
     features = pool_rows(encoder, data.shards, data.train, "references")
     encoder.standardise(features)

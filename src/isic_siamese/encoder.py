@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from copy import deepcopy
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self
@@ -17,6 +18,7 @@ from timm.models import group_parameters
 from torch import Tensor, nn
 from torch.nn import functional
 
+from isic_siamese.batch_norm import fold_batch_norm
 from isic_siamese.errors import DataError, ParamsError
 from isic_siamese.files import replacing, write_json
 from isic_siamese.pooling import STATISTICS, concentric_pooling
@@ -103,20 +105,31 @@ class SiameseEncoder(nn.Module):
         self.centre.copy_(features.mean(dim=0))
         self.spread.copy_(features.std(dim=0).clamp_min(LEAST_SPREAD))
 
-    def freeze(self, n_groups: int) -> None:
-        """Keep the first layer groups of the backbone, as timm counts them (0 is the stem), as they are.
+    def freeze(self, n_groups: int | None = None) -> None:
+        """Keep the first layer groups of the backbone, by default all, as they are; timm counts them, 0 is the stem.
+
+        Their batch normalisation is folded into their convolutions, and the encoder is left in evaluation mode.
 
         Raises:
             ParamsError: there are not as many groups.
         """
         if n_groups == 0:
             return
+        frozen = self._names_of_groups(n_groups)
+        for name, parameter in self.backbone.named_parameters():
+            parameter.requires_grad_(name not in frozen)
+        self.eval()
+        image = torch.zeros(1, self.image_px, self.image_px, 3, device=self.centre.device, requires_grad=True)
+        fold_batch_norm(self.backbone, lambda: self.features(image))
+
+    def _names_of_groups(self, n_groups: int | None) -> set[str]:
+        """Return the names of the parameters of the first layer groups, by default of all."""
+        if n_groups is None:
+            return {name for name, _ in self.backbone.named_parameters()}
         groups = group_parameters(self.backbone, self.backbone.group_matcher(coarse=True))
         if n_groups > len(groups):
             raise ParamsError(f"train.frozen_groups: {self.name} has {len(groups)} layer groups, got {n_groups}")
-        frozen = {name for group in range(n_groups) for name in groups[group]}
-        for name, parameter in self.backbone.named_parameters():
-            parameter.requires_grad_(name not in frozen)
+        return {name for group in range(n_groups) for name in groups[group]}
 
     @property
     def learns_features(self) -> bool:
@@ -232,8 +245,13 @@ def _orient(images: Tensor, orientations: int) -> Iterator[Tensor]:
 
 
 def write_model(folder: Path, encoder: SiameseEncoder) -> None:
-    """Write `model.safetensors` and `model.json` (what it takes to build the network again) into `folder`."""
-    state = {name: tensor.contiguous().cpu() for name, tensor in encoder.state_dict().items()}
+    """Write `model.safetensors` and `model.json` (what it takes to build the network again) into `folder`.
+
+    Batch normalisation is folded into the convolutions, because a model that is written learns no more.
+    """
+    frozen = deepcopy(encoder)
+    frozen.freeze()
+    state = {name: tensor.contiguous().cpu() for name, tensor in frozen.state_dict().items()}
     with replacing(folder / "model.safetensors") as temporary:
         temporary.write_bytes(save(state))  # not save_file, which would not say that the disk is full
     facts = {
@@ -256,6 +274,7 @@ def read_model(folder: Path, device: torch.device | None = None) -> SiameseEncod
     try:
         facts = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         encoder = SiameseEncoder(facts["encoder"], facts["stages"], facts["embedding_dim"], facts["image_px"])
+        encoder.freeze()
         encoder.load_state_dict(load_file(folder / "model.safetensors"))
     except FileNotFoundError as error:
         raise DataError(f"{error.filename}: no such file; run 'dvc repro train' or 'dvc pull'") from None
