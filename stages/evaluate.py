@@ -11,7 +11,7 @@ import pandas as pd
 
 from isic_siamese.bootstrap import draw_resamples
 from isic_siamese.classifier import fit_classifier, reference_scores, write_classifier
-from isic_siamese.encoder import EMBED_BATCH, embed_rows, read_model
+from isic_siamese.encoder import embed_rows, read_model
 from isic_siamese.errors import run_command
 from isic_siamese.evaluation import (
     EvaluateParams,
@@ -30,7 +30,7 @@ from isic_siamese.measures import answer
 from isic_siamese.pairs import read_pairs
 from isic_siamese.params import Params
 from isic_siamese.references import pick_references, write_references
-from isic_siamese.shards import Shards, read_index
+from isic_siamese.shards import READ_BATCH, Shards, read_index
 from isic_siamese.splits import SPLITS, read_splits, rows_of
 
 MODELS = Path("data/models")
@@ -53,7 +53,7 @@ def main() -> None:
     shards = Shards(SHARDS)
     removed = pd.read_csv(SHARDS / "removed.csv", dtype=str)["image_name"]
     all_rows = index["row"].to_numpy()
-    checked = check_leaks(index, rows, removed, thumbnails(shards.batches(all_rows, EMBED_BATCH, "check for leaks")))
+    checked = check_leaks(index, rows, removed, thumbnails(shards.batches(all_rows, READ_BATCH, "check for leaks")))
     encoder = read_model(MODELS)
     embeddings = embed_rows(encoder, shards, all_rows, task="embed")
     asked = np.concatenate([rows["val"], rows["test"]])

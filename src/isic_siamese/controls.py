@@ -19,7 +19,6 @@ from isic_siamese.bootstrap import Resamples, figure, resample_images
 from isic_siamese.classifier import Bools, Embeddings, Floats, reference_scores
 from isic_siamese.encoder import (
     BUNDLED_ENCODER,
-    EMBED_BATCH,
     SiameseEncoder,
     build_encoder,
     embed_rows,
@@ -27,9 +26,8 @@ from isic_siamese.encoder import (
     pool_rows,
 )
 from isic_siamese.metrics import rank_auc
-from isic_siamese.shards import Shards
+from isic_siamese.shards import READ_BATCH, Shards
 
-IMAGE_PX = 128  # only noted in an encoder, which takes images of any size
 STAGES, FEATURES = 4, 1344  # of the bundled encoder, as the network uses it by default, and what is pooled from them
 SHRINKAGE = 0.001  # C of the regression on 1,344 features, which outnumber the melanomas
 SHUFFLES = 20  # of the labels; one alone lies off 0.5 by chance
@@ -64,7 +62,7 @@ def control_scores(data: ControlData, seed: int) -> Iterator[tuple[str, Floats]]
     yield "mean_colour", _regress(data, mean_colours(data.shards))
     yield "metadata", _metadata_scores(data)
     torch.manual_seed(seed)
-    untrained = build_encoder(BUNDLED_ENCODER, "none", STAGES, 128, IMAGE_PX)
+    untrained = build_encoder(BUNDLED_ENCODER, "none", STAGES, 128, data.shards.image_px)
     yield "untrained_encoder", _vote(data, _embed(untrained, data), data.malignant[data.train])
     features = imagenet_features(data)
     yield "imagenet_features", _regress(data, features, SHRINKAGE)
@@ -75,7 +73,7 @@ def control_scores(data: ControlData, seed: int) -> Iterator[tuple[str, Floats]]
 
 def imagenet_features(data: ControlData) -> Embeddings:
     """Return what the network pools from the ImageNet weights before it learns, unit length, float32 `(N, 1344)`."""
-    encoder = build_encoder(BUNDLED_ENCODER, "imagenet", STAGES, FEATURES, IMAGE_PX)
+    encoder = build_encoder(BUNDLED_ENCODER, "imagenet", STAGES, FEATURES, data.shards.image_px)
     torch.nn.init.eye_(encoder.head.weight)  # the layer to the embedding space changes nothing
     torch.nn.init.zeros_(encoder.head.bias)
     return _embed(encoder, data)
@@ -95,7 +93,7 @@ def _embed(encoder: SiameseEncoder, data: ControlData) -> Embeddings:
 
 def mean_colours(shards: Shards) -> Floats:
     """Return the mean red, green and blue of each image, float64 `(N, 3)`, levels of 255."""
-    batches = shards.batches(np.arange(len(shards)), EMBED_BATCH, "mean colours")
+    batches = shards.batches(np.arange(len(shards)), READ_BATCH, "mean colours")
     return np.concatenate([batch.mean(axis=(1, 2)) for batch in batches])
 
 

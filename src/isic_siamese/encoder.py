@@ -26,8 +26,9 @@ from isic_siamese.relu6 import use_lean_relu6
 from isic_siamese.shards import Shards
 
 BUNDLED_ENCODER = "tf_efficientnet_lite0"  # the one whose ImageNet weights come inside a package
-# Images that go through the encoder at once; fixed, because the last bits of a float sum depend on it.
-EMBED_BATCH = 64
+# Images of 128x128 that go at once through an encoder that does not learn: on a CPU as many as its caches hold the maps
+# of, on a GPU as many as keep it busy. Fixed, because the last bits of a float sum depend on it.
+CPU_BATCH, GPU_BATCH = 8, 256
 HEAD_STD = 0.05  # of the first weights and biases of the linear layer
 LEAST_SPREAD = 1e-3  # of a feature that hardly varies, such as that of a dead channel
 
@@ -132,6 +133,12 @@ class SiameseEncoder(nn.Module):
         return {name for group in range(n_groups) for name in groups[group]}
 
     @property
+    def batch_size(self) -> int:
+        """How many images go through at once where nothing is learned."""
+        n = CPU_BATCH if self.centre.device.type == "cpu" else GPU_BATCH
+        return max(1, n * 128**2 // self.image_px**2)
+
+    @property
     def learns_features(self) -> bool:
         """Whether any layer of the backbone can change."""
         return any(parameter.requires_grad for parameter in self.backbone.parameters())
@@ -222,8 +229,8 @@ def pool_rows(encoder: SiameseEncoder, shards: Shards, rows: npt.NDArray[np.int6
     """
     encoder.eval()
     features = encoder.centre.new_empty(len(rows), len(encoder.centre))
-    batches = shards.batches(rows, EMBED_BATCH, task)
-    for part, batch in zip(torch.split(features, EMBED_BATCH), batches, strict=True):
+    batches = shards.batches(rows, encoder.batch_size, task)
+    for part, batch in zip(torch.split(features, encoder.batch_size), batches, strict=True):
         part.copy_(encoder.features(torch.from_numpy(batch).to(features.device)))
     return features
 
@@ -236,7 +243,7 @@ def embed_rows(
     task: str | None = None,
 ) -> npt.NDArray[np.float32]:
     """Embed the images at `rows` `(N,)` of `shards` as `embed` does; with a `task`, a progress bar names it."""
-    return embed(encoder, shards.batches(rows, EMBED_BATCH // orientations, task), orientations)
+    return embed(encoder, shards.batches(rows, max(1, encoder.batch_size // orientations), task), orientations)
 
 
 def _orient(images: Tensor, orientations: int) -> Iterator[Tensor]:
@@ -278,6 +285,6 @@ def read_model(folder: Path, device: torch.device | None = None) -> SiameseEncod
         encoder.load_state_dict(load_file(folder / "model.safetensors"))
     except FileNotFoundError as error:
         raise DataError(f"{error.filename}: no such file; run 'dvc repro train' or 'dvc pull'") from None
-    except (ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (TypeError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise DataError(f"{folder}: not a model of this project: {error}; run 'dvc repro -f train'") from None
     return encoder.to(device or pick_device()).eval()

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from isic_siamese.errors import DataError
 
 NUMBERS = ("target", "width", "height")
+READ_BATCH = 64  # images read at a time, where no network says how many
 
 
 def read_index(folder: Path) -> pd.DataFrame:

@@ -176,7 +176,7 @@ class Trainer:
     def pool_copies(self, epoch: int, positions: list[int]) -> list[Tensor]:
         """Return the features of the augmented views of some steps, float32 `(v, F)` each; each process pools a share.
 
-        In one batch, because a GPU takes little longer for hundreds of images than for a step's few.
+        Of several steps together, because a GPU takes little longer for hundreds of images than for a step's few.
         """
         rows, draws = [], []
         for position in positions:
@@ -185,7 +185,9 @@ class Trainer:
             draws.append(self._draws(epoch, position)[n_plain:])
         views, n_views = torch.cat(rows), [len(part) for part in rows]
         own = ranks.share(len(views))
-        pooled = self._pool_views(views[own], torch.cat(draws)[own], 0)
+        size = self.encoder.batch_size
+        batches = zip(torch.split(views[own], size), torch.split(torch.cat(draws)[own], size), strict=True)
+        pooled = torch.cat([self._pool_views(*batch, 0) for batch in batches])
         return list(torch.split(ranks.gather(pooled, len(views)), n_views))
 
     def _pool_views(self, rows: Tensor, draws: Tensor, n_plain: int) -> Tensor:

@@ -12,10 +12,10 @@ from pydantic import Field, model_validator
 from isic_siamese import ranks
 from isic_siamese.augment import AugmentParams
 from isic_siamese.checkpoint import run_key
-from isic_siamese.encoder import EMBED_BATCH, pick_device
+from isic_siamese.encoder import pick_device
 from isic_siamese.errors import DataError
 from isic_siamese.params import Count, Positive, Section
-from isic_siamese.shards import Shards
+from isic_siamese.shards import READ_BATCH, Shards
 
 
 class TrainParams(Section):
@@ -84,5 +84,5 @@ def _facts(data: TrainingData, settings: list[str]) -> Iterator[bytes | memoryvi
     yield from (text.encode() for text in settings)
     for array in (data.malignant, data.train_rows, data.val_rows, data.pairs.to_numpy(np.int64)):
         yield array.tobytes()
-    for batch in data.shards.batches(np.arange(len(data.shards)), EMBED_BATCH):  # never all of them in memory
+    for batch in data.shards.batches(np.arange(len(data.shards)), READ_BATCH):  # never all of them in memory
         yield batch.data
