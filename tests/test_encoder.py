@@ -54,6 +54,11 @@ def test_imagenet_weights_of_another_encoder_are_refused_because_nothing_is_fetc
         build_encoder("resnet18", "imagenet", 3, 8, 32)
 
 
+@pytest.mark.parametrize(("image_px", "n_images"), [(64, 32), (128, 8), (256, 2), (1024, 1)])
+def test_as_many_pixels_go_through_at_once_whatever_the_size_of_an_image(image_px: int, n_images: int) -> None:
+    assert build_encoder("test_efficientnet", "none", 3, 8, image_px).batch_size == n_images
+
+
 def test_a_model_reads_as_it_was_written_and_gives_the_same_bytes_twice(tmp_path: Path) -> None:
     encoder = build_encoder("test_efficientnet", "none", 3, 16, 32)
     images = photographs(3, 32)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from isic_siamese.encoder import embed_rows
+from isic_siamese.encoder import SiameseEncoder, embed_rows
 from isic_siamese.errors import DataError, TrainingError
 from isic_siamese.image_source import ImageSource
 from isic_siamese.losses import contrastive_loss, pair_distances
@@ -108,6 +108,20 @@ def test_which_copies_are_pooled_at_once_does_not_depend_on_where_a_run_goes_on(
     asked.clear()
     list(run.run_steps(0, order, 4))
     assert asked == whole[1:] and whole[0] == order[:3]
+
+
+def test_how_many_images_go_through_a_frozen_encoder_at_once_changes_nothing_but_rounding(
+    data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def features_and_embeddings(batch_size: int) -> list[torch.Tensor]:
+        monkeypatch.setattr(SiameseEncoder, "batch_size", batch_size)
+        run = make_trainer(data, frozen_groups=ALL_GROUPS)
+        assert run.features is not None
+        asked = torch.from_numpy(embed_rows(run.encoder, data.shards, data.val_rows, 8))
+        return [run.features, *run.pool_copies(0, [0, 1, len(run.steps) - 1]), asked]
+
+    for few, many in zip(features_and_embeddings(3), features_and_embeddings(1000), strict=True):
+        torch.testing.assert_close(few, many, rtol=1e-4, atol=1e-4)
 
 
 def test_a_step_without_copies_pools_none(data: TrainingData) -> None:
