@@ -28,7 +28,7 @@ def n_norms(network: nn.Module) -> int:
 @pytest.mark.parametrize(
     "name", [BUNDLED_ENCODER, "resnet18", "mobilenetv3_small_050", "regnetx_002", "densenet121", "resnetv2_18"]
 )
-def test_the_function_of_any_encoder_stays_as_it_is(name: str) -> None:
+def test_the_function_of_any_encoder_stays_as_it_is_when_folded_and_when_read_again(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     encoder = SiameseEncoder(name, 3, 8, 64).eval()
     randomise(encoder.backbone)
@@ -38,7 +38,10 @@ def test_the_function_of_any_encoder_stays_as_it_is(name: str) -> None:
         before = encoder.features(images)
         encoder.freeze()
         assert n_norms(encoder) < n_before
-        torch.testing.assert_close(encoder.features(images), before, rtol=1e-3, atol=1e-3 * float(before.abs().max()))
+        folded = encoder.features(images)
+        torch.testing.assert_close(folded, before, rtol=1e-3, atol=1e-3 * float(before.abs().max()))
+        write_model(tmp_path, encoder)
+        assert torch.equal(read_model(tmp_path, torch.device("cpu")).features(images), folded)
 
 
 def test_the_bundled_encoder_keeps_none() -> None:

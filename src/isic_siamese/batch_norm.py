@@ -1,7 +1,7 @@
 """Batch normalisation that no longer learns, as part of the convolution before it: the same function in less time."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,20 @@ def fold_batch_norm(network: nn.Module, run: Callable[[], Tensor]) -> None:
         if convolution is None or uses[node] > 1 or _learns(convolution) or _learns(norm):
             continue
         network.set_submodule(names[convolution], fuse_conv_bn_eval(convolution, norm))
-        network.set_submodule(names[norm], getattr(norm, "act", nn.Identity()))  # timm's has an activation in it
+        _remove(network, names[norm], norm)
+
+
+def fold_as_in(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Leave `network` the layers that folding left the network of `state`; their weights are yet to be loaded."""
+    for name, module in list(network.named_modules()):
+        if isinstance(module, _BatchNorm) and f"{name}.running_mean" not in state:
+            _remove(network, name, module)
+        if isinstance(module, nn.Conv2d) and module.bias is None and f"{name}.bias" in state:
+            module.bias = nn.Parameter(torch.zeros(module.out_channels))
+
+
+def _remove(network: nn.Module, name: str, norm: _BatchNorm) -> None:
+    network.set_submodule(name, getattr(norm, "act", nn.Identity()))  # timm's has an activation in it
 
 
 def _learns(module: nn.Module) -> bool:

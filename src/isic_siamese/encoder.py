@@ -18,7 +18,7 @@ from timm.models import group_parameters
 from torch import Tensor, nn
 from torch.nn import functional
 
-from isic_siamese.batch_norm import fold_batch_norm
+from isic_siamese.batch_norm import fold_as_in, fold_batch_norm
 from isic_siamese.errors import DataError, ParamsError
 from isic_siamese.files import replacing, write_json
 from isic_siamese.pooling import STATISTICS, concentric_pooling
@@ -281,8 +281,9 @@ def read_model(folder: Path, device: torch.device | None = None) -> SiameseEncod
     try:
         facts = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         encoder = SiameseEncoder(facts["encoder"], facts["stages"], facts["embedding_dim"], facts["image_px"])
-        encoder.freeze()
-        encoder.load_state_dict(load_file(folder / "model.safetensors"))
+        state = load_file(folder / "model.safetensors")
+        fold_as_in(encoder, state)
+        encoder.load_state_dict(state)
     except FileNotFoundError as error:
         raise DataError(f"{error.filename}: no such file; run 'dvc repro train' or 'dvc pull'") from None
     except (TypeError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
