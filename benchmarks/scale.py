@@ -1,8 +1,9 @@
-"""A stand-in of the official release, 33,126 + 10,982 drawn images, through shards, split and pairs: time and memory.
+"""A stand-in of the official release, 33,126 + 10,982 drawn images, through the stages: time and memory.
 
-Run `python -m benchmarks.scale`; `--fraction 0.25` draws a quarter of it, to see that time grows linearly, and
-`--kills 2` kills `shards` twice on the way of a second run and compares the bytes. The images are 64 drawings, 640x480
-pixels each, under many names, so that drawing takes no time; `benchmarks.decode` says what real ones cost.
+Run `python -m benchmarks.scale` for shards, split and pairs; `--epochs 1` for all stages, with as many epochs.
+`--fraction 0.25` draws a quarter of it, to see that time grows linearly, and `--kills 2` kills `shards` twice in a
+second run of it and compares the bytes. The images are 640x480 pixels of blurred noise; `benchmarks.decode` says what
+real ones cost.
 """
 
 import argparse
@@ -23,13 +24,15 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import psutil
+import yaml
 from PIL import Image
+from tqdm import tqdm
 
 from isic_siamese import release
 
 ROOT = Path(__file__).parents[1]
+LATER_STAGES = ("train", "evaluate", "controls", "predict")
 TRAIN, TEST, PATIENTS, MELANOMAS, DUPLICATES = 33_126, 10_982, 2_056, 584, 425  # the counts of ISIC 2020
-DRAWINGS = 64
 POLL_SECONDS = 0.2
 
 
@@ -40,15 +43,12 @@ class Run(NamedTuple):
     memory: list[float]
 
 
-def draw_jpegs() -> list[bytes]:
-    """Draw the few JPEGs that all the names share."""
-    jpegs = []
-    for number in range(DRAWINGS):
-        coarse = np.random.default_rng(number).integers(40, 220, (9, 12, 3), np.uint8)
-        buffer = io.BytesIO()
-        Image.fromarray(coarse).resize((640, 480), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=85)
-        jpegs.append(buffer.getvalue())
-    return jpegs
+def draw_jpeg(rng: np.random.Generator) -> bytes:
+    """Draw blurred noise."""
+    coarse = rng.integers(40, 220, (9, 12, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(coarse).resize((640, 480), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
 
 
 def write_release(raw: Path, fraction: float) -> tuple[int, int]:
@@ -73,14 +73,14 @@ def write_release(raw: Path, fraction: float) -> tuple[int, int]:
     tests = [f"ISIC_{number:07}" for number in range(5_000_000, 5_000_000 + n_test)]
     blank = dict.fromkeys(("age_approx", "anatom_site_general", "sex"), "")
     pd.DataFrame({"image": tests, "patient": "IP_9999999", **blank}).to_csv(raw / release.TEST_CSV, index=False)
-    jpegs = draw_jpegs()
+    rng = np.random.default_rng(0)
     for path, folder, members in (
         (release.TRAIN_ZIP, release.TRAIN_FOLDER, names),
         (release.TEST_ZIP, release.TEST_FOLDER, tests),
     ):
         with zipfile.ZipFile(raw / path, "w") as archive:
-            for number, name in enumerate(members):
-                archive.writestr(f"{folder}{name}.jpg", jpegs[number % DRAWINGS])
+            for name in tqdm(members, path):
+                archive.writestr(f"{folder}{name}.jpg", draw_jpeg(rng))
     return n_train, n_test
 
 
@@ -138,16 +138,19 @@ def describe(name: str, run: Run, n_images: int) -> str:
     return f"| {name} | {n_images:,} | {run.seconds:.1f} s | {n_images / run.seconds:,.0f} | {peaks[0]} | {peaks[1]} |"
 
 
-def measure(folder: Path, fraction: float, kills: int) -> Sequence[str]:
+def measure(folder: Path, fraction: float, kills: int, epochs: int) -> Sequence[str]:
     """Draw the release in `folder`, run the stages, and return the lines of the table."""
     n_train, n_test = write_release(folder / "data/raw", fraction)
-    shutil.copy(ROOT / "params.yaml", folder)
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params["train"]["epochs"] = epochs or params["train"]["epochs"]
+    (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     lines = [
         "| stage | images | time | images/s | peak memory, first quarter | last quarter |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     n_kept = n_train - round(DUPLICATES * fraction)
-    for name, n_images in (("shards", n_kept + n_test), ("split", n_kept), ("pairs", n_kept)):
+    for name in ("shards", "split", "pairs", *(LATER_STAGES if epochs else ())):
+        n_images = {"shards": n_kept + n_test, "predict": n_test}.get(name, n_kept)
         lines.append(describe(name, run_stage(name, folder), n_images))
     if kills:
         lines += ["", f"shards, killed {kills} times on the way: {kill_and_compare(folder, kills)}"]
@@ -159,9 +162,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fraction", type=float, default=1.0, help="of the official counts")
     parser.add_argument("--kills", type=int, default=0, help="times to kill shards in a second run of it")
+    parser.add_argument("--epochs", type=int, default=0, help="to train for, and run the stages from there on; 0: none")
     options = parser.parse_args()
     with TemporaryDirectory() as name:
-        lines = measure(Path(name), options.fraction, options.kills)
+        lines = measure(Path(name), options.fraction, options.kills, options.epochs)
     sys.stdout.write("\n".join([f"{os.cpu_count()} cores, fraction {options.fraction}", "", *lines, ""]))
 
 
