@@ -29,6 +29,7 @@ BUNDLED_ENCODER = "tf_efficientnet_lite0"  # the one whose ImageNet weights come
 # Images of 128x128 that go at once through an encoder that does not learn: on a CPU as many as its caches hold the maps
 # of, on a GPU as many as keep it busy. Fixed, because the last bits of a float sum depend on it.
 CPU_BATCH, GPU_BATCH = 8, 256
+MOST_KEPT = 2**25 - 2**16  # bytes; of larger blocks malloc of glibc keeps none that was freed
 HEAD_STD = 0.05  # of the first weights and biases of the linear layer
 LEAST_SPREAD = 1e-3  # of a feature that hardly varies, such as that of a dead channel
 
@@ -59,6 +60,9 @@ class SiameseEncoder(nn.Module):
             ParamsError: timm knows no model of that name, or it has fewer stages, or no feature maps to take.
         """
         super().__init__()
+        # glibc keeps a freed block where one as large was freed before (mallopt(3), M_MMAP_THRESHOLD). Else it goes
+        # back to the system after each layer, to be zeroed anew for the next. This one is never written to.
+        torch.empty(MOST_KEPT, dtype=torch.uint8)
         if not timm.is_model(name):
             near = ", ".join(get_close_matches(name, timm.list_models(), n=3)) or "see timm.list_models()"
             raise ParamsError(f"train.encoder: timm {timm.__version__} has no model {name!r}; near it: {near}")
