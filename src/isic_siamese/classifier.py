@@ -64,9 +64,14 @@ def reference_scores(
 
 def _log_mean_exp(embeddings: Tensor, references: Tensor, temperature: float) -> Tensor:
     """Return `temperature * log mean exp(s / temperature)` over the similarities of each image, float32 `(N,)`."""
-    chunks = torch.split(embeddings, max(1, CHUNK // len(references)))
+    chunks = torch.split(embeddings, _chunk_size(len(references)))
     sums = [torch.logsumexp(chunk @ references.T / temperature, dim=1) for chunk in chunks]
     return temperature * (torch.cat(sums) - math.log(len(references)))
+
+
+def _chunk_size(n_references: int) -> int:
+    """Return of how many images the similarities to all references are held at a time."""
+    return max(1, CHUNK // max(1, n_references))
 
 
 def nearest_references(embeddings: Embeddings, references: Embeddings, k: int) -> tuple[npt.NDArray[np.int64], Floats]:
@@ -83,7 +88,7 @@ def nearest_references(embeddings: Embeddings, references: Embeddings, k: int) -
     k = min(k, len(references))
     nearest = np.empty((len(embeddings), k), np.int64)
     distances = np.empty((len(embeddings), k))
-    step = max(1, CHUNK // max(1, len(references)))
+    step = _chunk_size(len(references))
     for start in range(0, len(embeddings), step):
         rows = slice(start, start + step)
         similarities = embeddings[rows] @ references.T

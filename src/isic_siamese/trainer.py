@@ -32,7 +32,7 @@ from isic_siamese.training_data import TrainingData, TrainParams, check_classes,
 STANDARDISED = 1024  # training images, at most, by which the features are standardised
 BACKBONE_RATE = 0.1  # learning rate of layers with ImageNet weights, as a part of that of the new ones
 LOGIT_SCALE = 10  # of unit embeddings; without it a logit would need weights that few epochs do not reach
-AHEAD = 16  # steps whose copies are pooled at once on CUDA; on a CPU one, to spare memory
+AHEAD = 16  # steps whose copies are pooled together on CUDA; on a CPU one: batches are small there anyway
 COLLAPSED = 1e-4  # standard deviation of the validation scores under which all embeddings are alike
 
 
