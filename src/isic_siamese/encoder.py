@@ -1,6 +1,7 @@
 """The shared encoder of the Siamese network: convolution layers that turn a lesion image into a unit embedding."""
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from difflib import get_close_matches
@@ -23,6 +24,7 @@ from isic_siamese.errors import DataError, ParamsError
 from isic_siamese.files import replacing, write_json
 from isic_siamese.pooling import STATISTICS, concentric_pooling
 from isic_siamese.relu6 import use_lean_relu6
+from isic_siamese.same_padding import use_lean_same_padding
 from isic_siamese.shards import Shards
 
 BUNDLED_ENCODER = "tf_efficientnet_lite0"  # the one whose ImageNet weights come inside a package
@@ -60,9 +62,7 @@ class SiameseEncoder(nn.Module):
             ParamsError: timm knows no model of that name, or it has fewer stages, or no feature maps to take.
         """
         super().__init__()
-        # glibc keeps a freed block where one as large was freed before (mallopt(3), M_MMAP_THRESHOLD). Else it goes
-        # back to the system after each layer, to be zeroed anew for the next. This one is never written to.
-        torch.empty(MOST_KEPT, dtype=torch.uint8)
+        _make_blocks_cheap()
         if not timm.is_model(name):
             near = ", ".join(get_close_matches(name, timm.list_models(), n=3)) or "see timm.list_models()"
             raise ParamsError(f"train.encoder: timm {timm.__version__} has no model {name!r}; near it: {near}")
@@ -71,6 +71,7 @@ class SiameseEncoder(nn.Module):
         channels = _stage_channels(self.backbone, name, stages)
         self.backbone.prune_intermediate_layers(list(range(stages)), prune_norm=True, prune_head=True)
         use_lean_relu6(self.backbone)
+        use_lean_same_padding(self.backbone)
         self.head = nn.Linear(STATISTICS * sum(channels), embedding_dim)
         # The bias keeps embeddings off the origin, where the projection onto the sphere would lose their length.
         nn.init.normal_(self.head.weight, std=HEAD_STD)
@@ -155,6 +156,15 @@ class SiameseEncoder(nn.Module):
             if parameters and not any(parameter.requires_grad for parameter in parameters):
                 module.eval()
         return self
+
+
+def _make_blocks_cheap() -> None:
+    """Spare the CPU most of what Linux does when a feature map is allocated."""
+    # Tensors on huge pages, in 1/20 of the page faults. Torch reads this when it makes its first tensor.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    # glibc keeps a freed block where one as large was freed before (mallopt(3), M_MMAP_THRESHOLD). Else it goes back
+    # to the system after each layer, to be zeroed anew for the next. This one is never written to.
+    torch.empty(MOST_KEPT, dtype=torch.uint8)
 
 
 def _stage_channels(backbone: Any, name: str, stages: int) -> list[int]:
