@@ -32,7 +32,7 @@ def main() -> None:
         rows_of(index, splits, "train"),
         rows_of(index, splits, "test"),
         Shards(SHARDS),
-        section.orientations,
+        section,
     )
     test, malignant = index.iloc[data.test], data.malignant[data.test]
     resamples = draw_resamples(test["patient_id"], malignant, section.resamples, np.random.default_rng(seed))

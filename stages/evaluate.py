@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from isic_siamese.bootstrap import draw_resamples
-from isic_siamese.classifier import fit_classifier, reference_scores, write_classifier
+from isic_siamese.classifier import fit_classifier, write_classifier
 from isic_siamese.encoder import embed_rows, read_model
 from isic_siamese.errors import run_command
 from isic_siamese.evaluation import (
@@ -55,17 +55,11 @@ def main() -> None:
     all_rows = index["row"].to_numpy()
     checked = check_leaks(index, rows, removed, thumbnails(shards.batches(all_rows, READ_BATCH, "check for leaks")))
     encoder = read_model(MODELS)
-    embeddings = embed_rows(encoder, shards, all_rows, task="embed")
-    asked = np.concatenate([rows["val"], rows["test"]])
-    embeddings[asked] = embed_rows(encoder, shards, asked, section.orientations, "embed each way up")
-    references = pick_references(index, embeddings, rows["train"])
+    embeddings = embed_rows(encoder, shards, all_rows, section.orientations, "embed each way up")
+    references = pick_references(index, embeddings, rows["train"], section.temperature, section.vote_penalty)
     malignant = index["target"].to_numpy() == 1
-    val_scores = reference_scores(
-        embeddings[rows["val"]], references.embeddings, references.malignant, section.temperature
-    )
-    classifier = fit_classifier(
-        val_scores, malignant[rows["val"]], section.temperature, section.neighbours, section.orientations
-    )
+    val_scores = references.scores(embeddings[rows["val"]])
+    classifier = fit_classifier(val_scores, malignant[rows["val"]], section.neighbours, section.orientations)
 
     test = index.iloc[rows["test"]]
     answers = answer(classifier, references, embeddings[rows["test"]], malignant[rows["test"]])

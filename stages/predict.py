@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from isic_siamese.classifier import read_classifier, reference_scores
+from isic_siamese.classifier import read_classifier
 from isic_siamese.encoder import embed, embed_rows, read_model
 from isic_siamese.errors import run_command
 from isic_siamese.files import write_csv, write_json
@@ -31,8 +31,7 @@ def main() -> None:
         embeddings = embed_rows(encoder, Shards(SHARDS), rows, classifier.orientations, "embed each way up")
     else:  # a release may come without test images, and then there are no shards
         embeddings = embed(encoder, [])
-    scores = reference_scores(embeddings, references.embeddings, references.malignant, classifier.temperature)
-    probabilities = classifier.probabilities(scores)
+    probabilities = classifier.probabilities(references.scores(embeddings))
 
     write_csv(SUBMISSION, pd.DataFrame({"image_name": index["image"], "target": probabilities}))
     flagged = int(classifier.decide(probabilities).sum())

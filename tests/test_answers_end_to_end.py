@@ -26,7 +26,7 @@ release: demo
 seed: 5
 margin: 1.0
 shards: {image_px: 32, fit: crop, images_per_shard: 100, exclude: []}
-evaluate: {temperature: 0.1, neighbours: 3, orientations: 8, resamples: 100, confidence: 0.95}
+evaluate: {temperature: 0.1, vote_penalty: 0.3, neighbours: 3, orientations: 8, resamples: 100, confidence: 0.95}
 """
 
 

@@ -16,7 +16,6 @@ from isic_siamese.classifier import (
     nearest_references,
     platt_calibration,
     read_classifier,
-    reference_scores,
     write_classifier,
 )
 from isic_siamese.errors import DataError
@@ -25,50 +24,6 @@ from isic_siamese.errors import DataError
 def unit(rng: np.random.Generator, n: int, dim: int = 8) -> classifier.Embeddings:
     points = rng.normal(size=(n, dim)).astype(np.float32)
     return np.asarray(points / np.linalg.norm(points, axis=1, keepdims=True), np.float32)
-
-
-def slow_score(image: np.ndarray, references: np.ndarray, malignant: np.ndarray, temperature: float) -> float:
-    sums, counts = [0.0, 0.0], [0, 0]
-    for reference, label in zip(references, malignant.tolist(), strict=True):
-        sums[label] += float(np.exp(np.dot(image.astype(float), reference.astype(float)) / temperature))
-        counts[label] += 1
-    return float(temperature * (np.log(sums[1] / counts[1]) - np.log(sums[0] / counts[0])))
-
-
-@pytest.mark.parametrize("temperature", [0.05, 0.1, 1.0])
-@pytest.mark.parametrize("chunk", [1, 50, 10_000])
-def test_scores_equal_a_loop_over_references_for_any_chunk(
-    temperature: float, chunk: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(classifier, "CHUNK", chunk)
-    rng = np.random.default_rng(0)
-    images, references, malignant = unit(rng, 7), unit(rng, 20), np.arange(20) % 5 == 0
-    expected = [slow_score(image, references, malignant, temperature) for image in images]
-    np.testing.assert_allclose(reference_scores(images, references, malignant, temperature), expected, atol=1e-6)
-
-
-def test_a_cold_vote_goes_to_the_nearest_reference_of_each_class_without_overflow() -> None:
-    rng = np.random.default_rng(1)
-    images, references, malignant = unit(rng, 5), unit(rng, 30), np.arange(30) < 10
-    similarities = images @ references.T
-    expected = similarities[:, :10].max(axis=1) - similarities[:, 10:].max(axis=1)
-    np.testing.assert_allclose(reference_scores(images, references, malignant, 1e-4), expected, atol=1e-3)
-
-
-def test_repeating_the_benign_references_changes_no_score() -> None:
-    rng = np.random.default_rng(2)
-    images, references, malignant = unit(rng, 5), unit(rng, 10), np.arange(10) < 3
-    rare = np.concatenate([references] + [references[3:]] * 50)
-    labels = np.arange(len(rare)) < 3
-    np.testing.assert_allclose(
-        reference_scores(images, rare, labels), reference_scores(images, references, malignant), atol=1e-6
-    )
-
-
-def test_references_of_one_class_are_refused() -> None:
-    points = unit(np.random.default_rng(0), 3)
-    with pytest.raises(ValueError, match="both classes"):
-        reference_scores(points, points, np.zeros(3, bool))
 
 
 @pytest.mark.parametrize("chunk", [1, 10_000])
@@ -141,20 +96,20 @@ def test_no_threshold_is_better_than_the_chosen_one(cases: list[tuple[int, bool]
 def test_a_classifier_reads_back_as_it_was_written(tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     malignant = rng.random(50) < 0.3
-    fitted = fit_classifier(rng.normal(size=50), malignant, 0.1, 5, 8)
+    fitted = fit_classifier(rng.normal(size=50), malignant, 5, 8)
     write_classifier(tmp_path / "classifier.json", fitted)
     assert read_classifier(tmp_path / "classifier.json") == fitted
 
 
 def test_calibration_and_the_vote_agree_on_the_order() -> None:
-    fitted = Classifier(0.1, 12.0, -3.0, 0.2, 5, 8)
+    fitted = Classifier(12.0, -3.0, 0.2, 5, 8)
     scores = np.array([-0.5, 0.0, 0.5])
     assert np.all(np.diff(fitted.probabilities(scores)) > 0)
     assert fitted.uncalibrated(scores)[1] == 0.5
     assert fitted.decide(np.array([0.19, 0.2])).tolist() == [False, True]
 
 
-@pytest.mark.parametrize("text", ["{", "[]", json.dumps({"temperature": 0.1})])
+@pytest.mark.parametrize("text", ["{", "[]", json.dumps({"slope": 0.1})])
 def test_a_file_that_is_no_classifier_is_named(text: str, tmp_path: Path) -> None:
     path = tmp_path / "classifier.json"
     path.write_text(text)

@@ -11,19 +11,23 @@ from isic_siamese import controls
 from isic_siamese.bootstrap import draw_resamples
 from isic_siamese.controls import ControlData, control_figures, imagenet_features
 from isic_siamese.encoder import build_encoder
+from isic_siamese.evaluation import EvaluateParams
 from isic_siamese.shards import Shards
 from stages import controls as stage
 from tests.test_answers_end_to_end import make_project
 
 N = 60
 MALIGNANT = np.arange(N) % 3 == 0
+AS_THEY_ARE = EvaluateParams(
+    temperature=0.1, vote_penalty=0.1, neighbours=1, orientations=1, resamples=200, confidence=0.95
+)
 
 
 def data_of(folder: Path, images: np.ndarray, **columns: object) -> ControlData:
     silent = {"sex": "", "age_approx": "", "anatom_site_general_challenge": ""}
     index = pd.DataFrame({"target": MALIGNANT.astype(int), **silent, **columns})
     np.save(folder / "shard-00000.npy", images)
-    return ControlData(index, np.arange(40), np.arange(40, N), Shards(folder), orientations=1)
+    return ControlData(index, np.arange(40), np.arange(40, N), Shards(folder), AS_THEY_ARE)
 
 
 def grey(px: int = 32) -> np.ndarray:
@@ -35,7 +39,7 @@ def test_colour_alone_finds_melanomas_that_are_redder(tmp_path: Path) -> None:
     images[MALIGNANT, :, :, 0] += 20
     scores = dict(controls.control_scores(data_of(tmp_path, images), seed=0))
     assert roc_auc_score(MALIGNANT[40:], scores["mean_colour"]) == 1
-    assert len(scores) == 4 + controls.SHUFFLES
+    assert len(scores) == 5 + controls.SHUFFLES
 
 
 def test_shuffled_labels_have_no_skill_where_the_features_have_all(tmp_path: Path) -> None:
@@ -93,6 +97,7 @@ def test_the_stage_writes_every_control_and_the_same_twice(tmp_path: Path, monke
     stage.main()
     assert Path("metrics/controls.json").read_bytes() == written
     content = json.loads(written)
-    names = ["mean_colour", "metadata", "untrained_encoder", "imagenet_features", "shuffled_labels", "all_benign"]
+    networks = ["untrained_encoder", "imagenet_features", "imagenet_votes"]
+    names = ["mean_colour", "metadata", *networks, "shuffled_labels", "all_benign"]
     assert list(content) == names
     assert content["mean_colour"]["roc_auc"]["value"] > 0.8  # the drawn melanomas are darker

@@ -5,12 +5,21 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from isic_siamese.crossvalidation import CrossvalidateParams, Recipe, cross_validate, fold_patients, pooled_figures
+from isic_siamese.crossvalidation import (
+    CONTROLS,
+    CrossvalidateParams,
+    Recipe,
+    cross_validate,
+    fold_patients,
+    pooled_figures,
+)
 from isic_siamese.evaluation import EvaluateParams
 from isic_siamese.pairs import PairsParams
 from tests.toy import PARAMS, RECIPE, draw_data
 
-EVALUATE = EvaluateParams(temperature=0.1, neighbours=1, orientations=8, resamples=200, confidence=0.95)
+EVALUATE = EvaluateParams(
+    temperature=0.1, vote_penalty=0.1, neighbours=1, orientations=8, resamples=200, confidence=0.95
+)
 
 
 def index_of(malignant: np.ndarray, images_per_patient: int = 2) -> pd.DataFrame:
@@ -47,7 +56,8 @@ def test_every_image_is_answered_once_a_repeat_and_a_run_that_was_stopped_keeps_
     assert len(answers[["repeat", "patient_id", "fold"]].drop_duplicates()) == 2 * index["patient_id"].nunique()
     first, second = (part.sort_values("row")["score"].tolist() for _, part in answers.groupby("repeat"))
     assert first != second
-    assert answers["imagenet_score"].groupby(answers["fold"]).nunique().min() > 1
+    for name in CONTROLS:
+        assert answers[f"{name}_score"].groupby(answers["fold"]).nunique().min() > 1
     assert len(list(tmp_path.glob("data/checkpoints/crossvalidate/*.csv"))) == 6
     again = cross_validate(data.shards, index, recipe, folds, seed=0)
     pd.testing.assert_frame_equal(again, answers, check_exact=True)
@@ -70,7 +80,7 @@ def test_pooled_figures_are_the_mean_of_the_repeats_and_their_interval_holds_it(
             )
         )
         repeats[-1]["colour_score"] = repeats[-1]["brightness"]
-        repeats[-1]["imagenet_score"] = repeats[-1]["probability"]
+        repeats[-1]["imagenet_score"] = repeats[-1]["imagenet_votes_score"] = repeats[-1]["probability"]
     figures = pooled_figures(pd.concat(repeats), EVALUATE, seed=0)
     expected = np.mean([roc_auc_score(malignant, part["probability"]) for part in repeats])
     auc = figures["roc_auc"]

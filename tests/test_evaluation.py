@@ -61,7 +61,7 @@ def test_the_band_rises(evaluation: Evaluation) -> None:
 
 
 def test_the_report_is_json_with_the_goal_first_and_the_studies_in_a_group(evaluation: Evaluation) -> None:
-    content = report(evaluation, Classifier(0.1, 1.0, 0.0, 0.3, 5, 1))
+    content = report(evaluation, Classifier(1.0, 0.0, 0.3, 5, 1))
     json.dumps(content, allow_nan=False)
     assert list(content)[:2] == ["goal", "roc_auc"]
     assert set(content["at_dermatologists"]["brinker_2019"]) == {"sensitivity", "specificity"}  # type: ignore[index]

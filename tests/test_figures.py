@@ -16,6 +16,7 @@ from isic_siamese.measures import Answers
 from isic_siamese.pictures import write_figure
 from isic_siamese.references import References
 from isic_siamese.shards import Shards
+from isic_siamese.votes import Votes
 from tests.test_classifier import unit
 from tests.test_measures import some_answers
 
@@ -98,7 +99,7 @@ def test_a_sheet_is_written_with_misses_and_without(perfect: bool, tmp_path: Pat
     answers = some_answers(10)
     if perfect:
         answers = dataclasses.replace(answers, decisions=answers.malignant)
-    references = References(unit(rng, 30), pd.DataFrame({"row": range(10, 40)}))
+    references = References(unit(rng, 30), pd.DataFrame({"row": range(10, 40)}), Votes(np.ones(30), 0.0, 0.1))
     write_misses(tmp_path / "misses.png", answers, Shards(tmp_path), np.arange(10), references)
     with Image.open(tmp_path / "misses.png") as image:
         assert image.width == 1260 and (image.height < 300) == perfect

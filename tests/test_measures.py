@@ -10,7 +10,7 @@ def some_answers(n: int = 80, seed: int = 0) -> Answers:
     rng = np.random.default_rng(seed)
     malignant = np.arange(n) % 4 == 0
     scores = (0.1 * rng.normal(size=n) + 0.1 * malignant).round(2)
-    classifier = Classifier(0.1, 12.0, -2.0, 0.3, 5, 1)
+    classifier = Classifier(12.0, -2.0, 0.3, 5, 1)
     probabilities = classifier.probabilities(scores)
     return Answers(
         malignant=malignant,

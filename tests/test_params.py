@@ -78,9 +78,9 @@ def test_a_wrong_key_at_the_top_is_named_with_what_was_wanted_and_what_came(
         ("  epochs:", "  epoch:", "train.epoch: no such key; check its spelling"),
         ("  epochs:", "  epoch:", "train.epochs: this key is missing"),
         (
-            "  embedding_dim: 128",
-            "  embedding_dim: '128'",
-            "train.embedding_dim: input should be a valid integer, got '128'",
+            "  embedding_dim: 512",
+            "  embedding_dim: '512'",
+            "train.embedding_dim: input should be a valid integer, got '512'",
         ),
         (
             "  weights: imagenet",

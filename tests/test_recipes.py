@@ -51,9 +51,10 @@ def test_a_head_learns_what_the_frozen_embeddings_tell_apart_and_answers_the_sam
 
 
 @pytest.mark.parametrize("name", ["triplet, frozen head", "contrastive, majority vote"])
-def test_a_rival_shares_the_encoder_the_rates_and_the_pairs_with_ours(name: str) -> None:
+def test_a_rival_shares_the_encoder_and_the_pairs_with_ours(name: str) -> None:
     ours = read_recipe(Params())
     rival = recipes(ours)[name]
-    same = {key: getattr(ours.train, key) for key in ("loss", "cross_entropy_weight", "frozen_groups", "epochs")}
+    learning = ("loss", "cross_entropy_weight", "frozen_groups", "epochs", "learning_rate", "embedding_dim")
+    same = {key: getattr(ours.train, key) for key in learning}
     assert rival.train.model_copy(update=same) == ours.train
     assert rival.pairs == ours.pairs and rival.score is not None and recipes(ours)[OURS] is ours

@@ -1,72 +1,23 @@
 """From an embedding to an answer: compare it with labelled reference lesions, calibrate on validation, decide."""
 
 import json
-import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_curve
-from torch import Tensor
 
 from isic_siamese.errors import DataError
 from isic_siamese.files import replacing
 
-TEMPERATURE = 0.1  # of the vote, where no other is given
 CHUNK = 4_000_000  # similarities held at a time: 16 MB of float32, whatever the size of the release
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Embeddings = npt.NDArray[np.float32]
-
-
-def reference_scores(
-    embeddings: Embeddings,
-    references: Embeddings,
-    malignant: Bools,
-    temperature: float = TEMPERATURE,
-    device: torch.device | None = None,
-) -> Floats:
-    """Score each image by how much more like the melanoma references it is than like the benign ones.
-
-    The score is `temperature * log(mean exp(s / temperature) over melanoma / the same mean over benign)`, with `s` the
-    cosine similarity: score / temperature is the log ratio of two kernel density estimates on the sphere. A mean on
-    each side lets both classes count alike, however rare melanoma is among the references.
-
-    Args:
-        embeddings: float32 `(N, D)`, unit length.
-        references: float32 `(R, D)`, unit length.
-        malignant: bool `(R,)`, the label of each reference.
-        temperature: small, the most similar references decide; large, the difference of the mean similarities.
-        device: that computes; by default the CPU.
-
-    Returns:
-        float64 `(N,)` in [-2, 2], high where melanoma is likely.
-
-    Raises:
-        ValueError: one of the classes has no reference, or the shapes do not match.
-
-    >>> axes = np.eye(2, dtype=np.float32)
-    >>> reference_scores(axes, axes, np.array([True, False])).round(3).tolist()
-    [1.0, -1.0]
-    """
-    if len(references) != len(malignant) or malignant.all() or not malignant.any():
-        raise ValueError(f"wanted references of both classes and a label for each, got {len(malignant)} labels")
-    asked = torch.from_numpy(embeddings).to(device)
-    melanoma, benign = (torch.from_numpy(references[side]).to(device) for side in (malignant, ~malignant))
-    scores = _log_mean_exp(asked, melanoma, temperature) - _log_mean_exp(asked, benign, temperature)
-    return np.asarray(scores.cpu().numpy(), np.float64)
-
-
-def _log_mean_exp(embeddings: Tensor, references: Tensor, temperature: float) -> Tensor:
-    """Return `temperature * log mean exp(s / temperature)` over the similarities of each image, float32 `(N,)`."""
-    chunks = torch.split(embeddings, _chunk_size(len(references)))
-    sums = [torch.logsumexp(chunk @ references.T / temperature, dim=1) for chunk in chunks]
-    return temperature * (torch.cat(sums) - math.log(len(references)))
 
 
 def _chunk_size(n_references: int) -> int:
@@ -142,7 +93,6 @@ class Classifier:
     """What was fitted on validation: how a score becomes a probability, and a probability a decision.
 
     Attributes:
-        temperature: of the vote of the references.
         slope: of the calibration, per unit of score.
         intercept: of the calibration.
         threshold: a probability of at least this is called melanoma.
@@ -150,7 +100,6 @@ class Classifier:
         orientations: how many orientations of an image its embedding is the mean of.
     """
 
-    temperature: float
     slope: float
     intercept: float
     threshold: float
@@ -162,24 +111,22 @@ class Classifier:
         return np.asarray(expit(self.slope * scores + self.intercept), np.float64)
 
     def uncalibrated(self, scores: Floats) -> Floats:
-        """Return what the vote alone says: the posterior of the two density estimates, both classes equally likely."""
-        return np.asarray(expit(scores / self.temperature), np.float64)
+        """Return what the votes alone say, both classes being equally likely."""
+        return np.asarray(expit(scores), np.float64)
 
     def decide(self, probabilities: Floats) -> Bools:
         """Return True where the answer is melanoma."""
         return probabilities >= self.threshold
 
 
-def fit_classifier(
-    scores: Floats, malignant: Bools, temperature: float, neighbours: int, orientations: int
-) -> Classifier:
+def fit_classifier(scores: Floats, malignant: Bools, neighbours: int, orientations: int) -> Classifier:
     """Fit calibration and threshold to the scores `(N,)` and labels `(N,)` of the validation split.
 
     Raises:
         ValueError: one of the classes is absent.
     """
     slope, intercept = platt_calibration(scores, malignant)
-    unset = Classifier(temperature, slope, intercept, 0.5, neighbours, orientations)
+    unset = Classifier(slope, intercept, 0.5, neighbours, orientations)
     threshold = best_threshold(unset.probabilities(scores), malignant)
     return replace(unset, threshold=threshold)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from isic_siamese.classifier import nearest_references, read_classifier, reference_scores
+from isic_siamese.classifier import nearest_references, read_classifier
 from isic_siamese.encoder import embed, read_model
 from isic_siamese.errors import DataError, run_command
 from isic_siamese.images import Fit, decode_image
@@ -51,8 +51,7 @@ def predict_files(paths: Sequence[Path]) -> Iterator[str]:
     images = [_read_image(path, encoder.image_px, fit) for path in paths]
     # One at a time, so that an answer does not depend on what else was asked.
     embeddings = np.concatenate([embed(encoder, [image[None]], classifier.orientations) for image in images])
-    scores = reference_scores(embeddings, references.embeddings, references.malignant, classifier.temperature)
-    probabilities = classifier.probabilities(scores)
+    probabilities = classifier.probabilities(references.scores(embeddings))
     nearest = nearest_references(embeddings, references.embeddings, classifier.neighbours)
     for path, probability, rows, distances in zip(paths, probabilities, *nearest, strict=True):
         word = "melanoma" if classifier.decide(probability) else "benign"

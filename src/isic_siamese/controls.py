@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from isic_siamese.bootstrap import Resamples, figure, resample_images
-from isic_siamese.classifier import Bools, Embeddings, Floats, reference_scores
+from isic_siamese.classifier import Bools, Embeddings, Floats
 from isic_siamese.encoder import (
     BUNDLED_ENCODER,
     SiameseEncoder,
@@ -25,8 +25,10 @@ from isic_siamese.encoder import (
     pick_device,
     pool_rows,
 )
+from isic_siamese.evaluation import EvaluateParams
 from isic_siamese.metrics import rank_auc
 from isic_siamese.shards import READ_BATCH, Shards
+from isic_siamese.votes import vote_scores
 
 STAGES, FEATURES = 4, 1344  # of the bundled encoder, as the network uses it by default, and what is pooled from them
 SHRINKAGE = 0.001  # C of the regression on 1,344 features, which outnumber the melanomas
@@ -42,14 +44,14 @@ class ControlData:
         train: rows of the training split.
         test: rows of the test split.
         shards: the images.
-        orientations: in which the encoders embed a test image, as `embed` does for the network.
+        evaluate: how images are embedded and references vote, as for the network.
     """
 
     index: pd.DataFrame
     train: npt.NDArray[np.int64]
     test: npt.NDArray[np.int64]
     shards: Shards
-    orientations: int
+    evaluate: EvaluateParams
 
     @property
     def malignant(self) -> Bools:
@@ -66,6 +68,7 @@ def control_scores(data: ControlData, seed: int) -> Iterator[tuple[str, Floats]]
     yield "untrained_encoder", _vote(data, _embed(untrained, data), data.malignant[data.train])
     features = imagenet_features(data)
     yield "imagenet_features", _regress(data, features, SHRINKAGE)
+    yield "imagenet_votes", _vote(data, features, data.malignant[data.train])
     rng = np.random.default_rng(seed)
     for number in range(SHUFFLES):
         yield f"shuffled_labels.{number}", _vote(data, features, rng.permutation(data.malignant[data.train]))
@@ -82,12 +85,10 @@ def imagenet_features(data: ControlData) -> Embeddings:
 def _embed(encoder: SiameseEncoder, data: ControlData) -> Embeddings:
     encoder.freeze()
     encoder = encoder.to(pick_device())
-    features = pool_rows(encoder, data.shards, data.train, "references")
-    encoder.standardise(features)
+    encoder.standardise(pool_rows(encoder, data.shards, data.train, "references"))
     embeddings = np.zeros((len(data.index), encoder.embedding_dim), np.float32)
-    with torch.inference_mode():
-        embeddings[data.train] = encoder.project(features).cpu().numpy()
-    embeddings[data.test] = embed_rows(encoder, data.shards, data.test, data.orientations, "test images")
+    rows = np.concatenate([data.train, data.test])
+    embeddings[rows] = embed_rows(encoder, data.shards, rows, data.evaluate.orientations, "embed each way up")
     return embeddings
 
 
@@ -123,7 +124,9 @@ def _metadata_scores(data: ControlData) -> Floats:
 
 
 def _vote(data: ControlData, embeddings: Embeddings, labels: Bools) -> Floats:
-    return reference_scores(embeddings[data.test], embeddings[data.train], labels)
+    return vote_scores(
+        embeddings[data.test], embeddings[data.train], labels, data.evaluate.temperature, data.evaluate.vote_penalty
+    )
 
 
 def _area(measure: Callable[[Floats], Floats], weights: Floats) -> dict[str, Floats]:

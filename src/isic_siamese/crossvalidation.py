@@ -15,7 +15,7 @@ from pydantic import Field
 from isic_siamese import metrics
 from isic_siamese.augment import AugmentParams
 from isic_siamese.bootstrap import Measure, draw_resamples, mean_figures
-from isic_siamese.classifier import Bools, Embeddings, Floats, fit_classifier, reference_scores
+from isic_siamese.classifier import Bools, Embeddings, Floats, fit_classifier
 from isic_siamese.controls import SHRINKAGE, ControlData, imagenet_features, mean_colours, regress
 from isic_siamese.encoder import embed_rows
 from isic_siamese.evaluation import EvaluateParams
@@ -27,6 +27,7 @@ from isic_siamese.splits import rows_of, split_patients
 from isic_siamese.trainer import Trainer
 from isic_siamese.training import train
 from isic_siamese.training_data import TrainingData, TrainParams, training_key
+from isic_siamese.votes import vote_scores
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +35,8 @@ IntArray = npt.NDArray[np.int64]
 # From the embeddings (N, D) that are asked about, and references (R, D) with their labels (R,), to scores (N,).
 Score = Callable[[Embeddings, Embeddings, Bools], Floats]
 CHECKPOINTS = Path("data/checkpoints/crossvalidate")
-ANSWERS = ["row", "score", "probability", "decision", "imagenet_score"]
-CONTROLS = ["colour", "imagenet"]
+ANSWERS = ["row", "score", "probability", "decision", "imagenet_score", "imagenet_votes_score"]
+CONTROLS = ["colour", "imagenet", "imagenet_votes"]
 MATCHED = 5.0  # levels of 255: two images whose mean brightness differs by no more are alike in it
 
 
@@ -50,7 +51,7 @@ class CrossvalidateParams(Section):
 class Recipe:
     """All that one training and its evaluation depend on, beside the images and the seed.
 
-    `score` says how the references answer, where it is not by `reference_scores`.
+    `score` says how the references answer, where it is not by their learned votes.
     """
 
     pairs: PairsParams
@@ -84,8 +85,8 @@ def cross_validate(
 
     Returns:
         `repeat, fold, row, image_name, patient_id, target, score, probability, decision`, each image once a repeat; and
-        `brightness`, its mean, with `colour_score` and `imagenet_score`, what regressions on mean colour and on the
-        frozen features of ImageNet give it in the same folds.
+        `brightness`, its mean, with what controls give it in the same folds: `colour_score` and `imagenet_score`,
+        regressions on mean colour and on the frozen features of ImageNet, and `imagenet_votes_score`, votes on these.
     """
     parts = []
     colours = mean_colours(shards)
@@ -116,8 +117,9 @@ def _answer_fold(
     pairs = draw_pairs(rest, malignant[rest], recipe.pairs, np.random.default_rng(seed), oversample=True)
     data = TrainingData(shards, malignant, rest, val, pairs, recipe.pairs.pairs_per_block)
     run = (data, recipe.train, recipe.augment, recipe.margin, seed)
-    control = ControlData(index, rest, test, shards, recipe.evaluate.orientations)
-    done = checkpoints / f"{training_key(*run)}-{recipe.evaluate.temperature}-{recipe.evaluate.orientations}.csv"
+    control = ControlData(index, rest, test, shards, recipe.evaluate)
+    answered = f"{recipe.evaluate.temperature}-{recipe.evaluate.vote_penalty}-{recipe.evaluate.orientations}"
+    done = checkpoints / f"{training_key(*run)}-{answered}.csv"
     if not done.exists():
         write_csv(done, _train_and_answer(Trainer(*run), control, done.with_suffix(""), recipe))
     return pd.read_csv(done)  # also when new, so that a run that was stopped ends in the same digits
@@ -126,19 +128,20 @@ def _answer_fold(
 def _train_and_answer(trainer: Trainer, control: ControlData, checkpoints: Path, recipe: Recipe) -> pd.DataFrame:
     data, params, test = trainer.data, recipe.evaluate, control.test
     encoder = train(trainer, checkpoints, lambda _: None).encoder
-    score = recipe.score or partial(reference_scores, temperature=params.temperature)
-    references, labels = embed_rows(encoder, data.shards, data.train_rows), data.malignant[data.train_rows]
-    val_scores, scores = (
-        score(embed_rows(encoder, data.shards, rows, params.orientations), references, labels)
-        for rows in (data.val_rows, test)
-    )
-    classifier = fit_classifier(
-        val_scores, data.malignant[data.val_rows], params.temperature, params.neighbours, params.orientations
-    )
+    vote = partial(vote_scores, temperature=params.temperature, penalty=params.vote_penalty)
+    score = recipe.score or vote
+    rows = np.concatenate([data.val_rows, test, data.train_rows])
+    embeddings = embed_rows(encoder, data.shards, rows, params.orientations)
+    n_val, n_asked = len(data.val_rows), len(data.val_rows) + len(test)
+    asked = score(embeddings[:n_asked], embeddings[n_asked:], data.malignant[data.train_rows])
+    val_scores, scores = asked[:n_val], asked[n_val:]
+    classifier = fit_classifier(val_scores, data.malignant[data.val_rows], params.neighbours, params.orientations)
     probabilities = classifier.probabilities(scores)
     features = imagenet_features(control)
-    frozen = regress(features[control.train], control.malignant[control.train], features[test], SHRINKAGE)
-    columns = (test, scores, probabilities, classifier.decide(probabilities).astype(np.int64), frozen)
+    labels = control.malignant[control.train]
+    regression = regress(features[control.train], labels, features[test], SHRINKAGE)
+    votes = vote(features[test], features[control.train], labels)
+    columns = (test, scores, probabilities, classifier.decide(probabilities).astype(np.int64), regression, votes)
     return pd.DataFrame(dict(zip(ANSWERS, columns, strict=True)))
 
 

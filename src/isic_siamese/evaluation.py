@@ -27,6 +27,7 @@ class EvaluateParams(Section):
     """The section `evaluate` of `params.yaml`."""
 
     temperature: Positive
+    vote_penalty: Positive
     neighbours: Count
     orientations: Literal[1, 8]
     resamples: Annotated[int, Field(ge=100)]
@@ -107,7 +108,7 @@ def report(evaluation: Evaluation, classifier: Classifier) -> dict[str, object]:
         else:
             content[name] = its_figure
     content["at_dermatologists"] = groups
-    content["decision"] = {"threshold": classifier.threshold, "temperature": classifier.temperature}
+    content["decision"] = {"threshold": classifier.threshold}
     return content
 
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from sklearn import metrics as sk
 
 from isic_siamese import metrics
-from isic_siamese.classifier import Classifier, Embeddings, nearest_references, reference_scores
+from isic_siamese.classifier import Classifier, Embeddings, nearest_references
 from isic_siamese.references import References
 
 Floats = npt.NDArray[np.float64]
@@ -32,9 +32,9 @@ class Answers:
 
     Attributes:
         malignant: the label, `(N,)`.
-        scores: the vote of the references, `(N,)`.
+        scores: the votes of the references, `(N,)`.
         probabilities: calibrated, `(N,)`.
-        uncalibrated: what the vote alone says, `(N,)`.
+        uncalibrated: what the votes alone say, `(N,)`.
         decisions: True is melanoma, `(N,)`.
         nearest: the nearest references, nearest first, int64 `(N, k)`.
         distances: to them, `(N, k)`.
@@ -57,7 +57,7 @@ class Answers:
 
 def answer(classifier: Classifier, references: References, embeddings: Embeddings, malignant: Bools) -> Answers:
     """Answer for `embeddings` `(N, D)`, whose labels `malignant` `(N,)` only stand beside the answers."""
-    scores = reference_scores(embeddings, references.embeddings, references.malignant, classifier.temperature)
+    scores = references.scores(embeddings)
     k = max(classifier.neighbours, *RECALL_AT)
     nearest, distances = nearest_references(embeddings, references.embeddings, k)
     probabilities = classifier.probabilities(scores)

@@ -46,6 +46,7 @@ CONTROLS = {
     "metadata": "Age, sex and body site only, logistic regression",
     "untrained_encoder": "The encoder with random weights",
     "imagenet_features": "Frozen ImageNet features, logistic regression",
+    "imagenet_votes": "Frozen ImageNet features, votes of the references",
     "shuffled_labels": "Shuffled labels, mean and spread of 20 (0.5 is right)",
 }
 

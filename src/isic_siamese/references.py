@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from isic_siamese.classifier import Bools, Embeddings
 from isic_siamese.errors import DataError
 from isic_siamese.files import replacing, write_csv
+from isic_siamese.votes import Bools, Embeddings, Floats, Votes, fit_votes, read_votes, write_votes
 
 EMBEDDINGS_NPY = "embeddings.npy"
 REFERENCES_CSV = "references.csv"
@@ -23,27 +23,38 @@ class References:
     Attributes:
         embeddings: float32 `(R, D)`, unit length.
         table: `row, image_name, diagnosis, target`, R rows.
+        votes: what was learned of how they answer.
     """
 
     embeddings: Embeddings
     table: pd.DataFrame
+    votes: Votes
 
     @property
     def malignant(self) -> Bools:
         """The label of each reference, `(R,)`."""
         return np.asarray(self.table["target"] == 1)
 
+    def scores(self, embeddings: Embeddings) -> Floats:
+        """Return what the references say of images `(N, D)`, float64 `(N,)`, high where melanoma is likely."""
+        return self.votes.scores(embeddings, self.embeddings)
 
-def pick_references(index: pd.DataFrame, embeddings: Embeddings, rows: npt.NDArray[np.int64]) -> References:
-    """Return the images of `index` at `rows` (of the training split) as references."""
-    return References(embeddings[rows], index.iloc[rows][COLUMNS].reset_index(drop=True))
+
+def pick_references(
+    index: pd.DataFrame, embeddings: Embeddings, rows: npt.NDArray[np.int64], temperature: float, penalty: float
+) -> References:
+    """Return the images of `index` at `rows` (of the training split) as references, and learn their votes."""
+    table = index.iloc[rows][COLUMNS].reset_index(drop=True)
+    votes = fit_votes(embeddings[rows], np.asarray(table["target"] == 1), temperature, penalty)
+    return References(embeddings[rows], table, votes)
 
 
 def write_references(folder: Path, embeddings: Embeddings, references: References) -> None:
-    """Write the embeddings `(N, D)` of all images of the release, and which of them are references."""
+    """Write the embeddings `(N, D)` of all images of the release, which of them are references, and how they vote."""
     with replacing(folder / EMBEDDINGS_NPY) as temporary:
         np.save(temporary, embeddings)
     write_csv(folder / REFERENCES_CSV, references.table)
+    write_votes(folder, references.votes)
 
 
 def read_references(folder: Path) -> References:
@@ -56,8 +67,8 @@ def read_references(folder: Path) -> References:
         table = pd.read_csv(folder / REFERENCES_CSV, dtype=str, keep_default_na=False)[COLUMNS]
         table = table.astype({"row": "int64", "target": "int64"})
         embeddings = np.load(folder / EMBEDDINGS_NPY, mmap_mode="r")
-        return References(np.asarray(embeddings[table["row"].to_numpy()], np.float32), table)
+        return References(np.asarray(embeddings[table["row"].to_numpy()], np.float32), table, read_votes(folder))
     except FileNotFoundError as error:
         raise DataError(f"{error.filename}: no such file; run 'dvc repro evaluate' or 'dvc pull'") from None
-    except (ValueError, KeyError, IndexError) as error:
+    except (ValueError, TypeError, KeyError, IndexError) as error:
         raise DataError(f"{folder}: no references of this project: {error}; run 'dvc repro -f evaluate'") from None

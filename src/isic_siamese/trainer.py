@@ -15,7 +15,6 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from isic_siamese import ranks
 from isic_siamese.augment import N_DRAWS, AugmentParams, augment
-from isic_siamese.classifier import reference_scores
 from isic_siamese.encoder import build_encoder, embed_rows, pick_device, pool_rows
 from isic_siamese.errors import ParamsError, TrainingError
 from isic_siamese.image_source import ImageSource, fits, to_device
@@ -28,6 +27,7 @@ from isic_siamese.losses import (
 )
 from isic_siamese.steps import Step, cut_steps
 from isic_siamese.training_data import TrainingData, TrainParams, check_classes, training_key
+from isic_siamese.votes import vote_scores
 
 STANDARDISED = 1024  # training images, at most, by which the features are standardised
 BACKBONE_RATE = 0.1  # learning rate of layers with ImageNet weights, as a part of that of the new ones
@@ -232,14 +232,14 @@ class Trainer:
         return cross_entropy_loss(self.to_logit(LOGIT_SCALE * embeddings).squeeze(1), step.malignant)
 
     def validate(self) -> Validation:
-        """Embed the validation images and score them by comparison with the training images.
+        """Embed the validation images, and score them by the votes of the training images.
 
         Raises:
             TrainingError: all images have the same embedding.
         """
         data = self.data
         references, embeddings = self._embed(data.train_rows), self._embed(data.val_rows)
-        scores = reference_scores(embeddings, references, data.malignant[data.train_rows], device=self.device)
+        scores = vote_scores(embeddings, references, data.malignant[data.train_rows])
         if not scores.std() > COLLAPSED:
             raise TrainingError(
                 f"training: all embeddings have become alike (scores differ by {scores.std():.1e}); "
