@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 from sklearn.neural_network import MLPClassifier
 
-from isic_siamese.classifier import Bools, Embeddings, Floats
+from isic_siamese import model_card
+from isic_siamese.arrays import Bools, Embeddings, Floats
 from isic_siamese.comparison import compare
 from isic_siamese.crossvalidation import (
     CHECKPOINTS,
@@ -36,11 +37,6 @@ SHARDS, ANSWERS = Path("data/shards/train"), Path("data/recipes")
 OURS = "ours"
 # Of recipes in which every layer learns; with more epochs they overfit here, and ours learns too slowly for so few.
 EPOCHS, RATE, DIM = 6, 1e-3, 128
-CONTROL_NAMES = {
-    "colour": "regression on mean colour",
-    "imagenet": "regression on the frozen features",
-    "imagenet_votes": "votes on the frozen features",
-}
 FIGURES = {
     "ROC AUC": "roc_auc",
     "average precision": "average_precision",
@@ -119,7 +115,7 @@ def control_row(name: str, figures: Mapping[str, Any]) -> str:
     """Return the line of a control, which was fitted in the same folds and decides nothing."""
     area, matched = (cell(figures[f"{part}{name}_roc_auc"]) for part in ("", "brightness_matched_"))
     gain = cell(figures[f"{name}_less_network_roc_auc"], "+")
-    return f"| {CONTROL_NAMES[name]} | {area} | | | {matched} | {gain} |"
+    return f"| {model_card.CONTROLS[name]} | {area} | | | {matched} | {gain} |"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

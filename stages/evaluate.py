@@ -1,4 +1,4 @@
-"""Answer for the test split by comparison with the training references, once, and measure the answers.
+"""Answer for the test split by comparison with the reference lesions, once, and measure the answers.
 
 Reads: data/models/, data/shards/train/, data/splits.csv, data/pairs/test.csv
 Writes: data/evaluation/, metrics/evaluate.json, metrics/plots/
@@ -11,7 +11,7 @@ import pandas as pd
 
 from isic_siamese.bootstrap import draw_resamples
 from isic_siamese.classifier import fit_classifier, write_classifier
-from isic_siamese.encoder import embed_rows, read_model
+from isic_siamese.embedding import embed_rows
 from isic_siamese.errors import run_command
 from isic_siamese.evaluation import (
     EvaluateParams,
@@ -27,6 +27,7 @@ from isic_siamese.files import write_csv, write_json
 from isic_siamese.groups import group_figures, image_groups
 from isic_siamese.leaks import check_leaks, thumbnails
 from isic_siamese.measures import answer
+from isic_siamese.model_files import read_model
 from isic_siamese.pairs import read_pairs
 from isic_siamese.params import Params
 from isic_siamese.references import pick_references, write_references

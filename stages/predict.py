@@ -9,9 +9,10 @@ from pathlib import Path
 import pandas as pd
 
 from isic_siamese.classifier import read_classifier
-from isic_siamese.encoder import embed, embed_rows, read_model
+from isic_siamese.embedding import embed, embed_rows
 from isic_siamese.errors import run_command
 from isic_siamese.files import write_csv, write_json
+from isic_siamese.model_files import read_model
 from isic_siamese.references import read_references
 from isic_siamese.shards import Shards, read_index
 

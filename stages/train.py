@@ -10,10 +10,10 @@ import pandas as pd
 
 from isic_siamese import ranks
 from isic_siamese.augment import AugmentParams
-from isic_siamese.encoder import write_model
 from isic_siamese.errors import run_command
 from isic_siamese.files import write_csv, write_json
 from isic_siamese.histograms import pair_distances, write_histograms
+from isic_siamese.model_files import write_model
 from isic_siamese.pairs import PairsParams, read_pairs
 from isic_siamese.params import Params
 from isic_siamese.shards import Shards, read_index

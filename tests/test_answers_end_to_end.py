@@ -12,10 +12,11 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from isic_siamese import cli
-from isic_siamese.encoder import build_encoder, write_model
+from isic_siamese.encoder import build_encoder
 from isic_siamese.errors import DataError
 from isic_siamese.files import replacing, write_csv
 from isic_siamese.images import decode_image
+from isic_siamese.model_files import write_model
 from isic_siamese.pairs import PairsParams, draw_pairs
 from isic_siamese.references import read_references
 from stages import evaluate, predict

@@ -8,7 +8,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from isic_siamese.batch_norm import fold_batch_norm
-from isic_siamese.encoder import BUNDLED_ENCODER, SiameseEncoder, build_encoder, embed, read_model, write_model
+from isic_siamese.embedding import embed
+from isic_siamese.encoder import BUNDLED_ENCODER, SiameseEncoder, build_encoder
+from isic_siamese.model_files import read_model, write_model
 
 
 def randomise(network: nn.Module) -> None:

@@ -3,7 +3,8 @@ import pandas as pd
 import pytest
 
 from isic_siamese import bootstrap
-from isic_siamese.bootstrap import Floats, draw_resamples, figure, interval, resample_images, resample_pairs
+from isic_siamese.arrays import Floats
+from isic_siamese.bootstrap import draw_resamples, figure, interval, resample_images, resample_pairs
 
 PATIENTS = pd.Series(["c", "a", "b", "a", "d", "d", "e"])
 MALIGNANT = np.array([True, False, False, True, False, False, False])  # patients a and c have one

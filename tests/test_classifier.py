@@ -8,38 +8,15 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from sklearn.metrics import balanced_accuracy_score
 
-from isic_siamese import classifier
 from isic_siamese.classifier import (
     Classifier,
     best_threshold,
     fit_classifier,
-    nearest_references,
     platt_calibration,
     read_classifier,
     write_classifier,
 )
 from isic_siamese.errors import DataError
-
-
-def unit(rng: np.random.Generator, n: int, dim: int = 8) -> classifier.Embeddings:
-    points = rng.normal(size=(n, dim)).astype(np.float32)
-    return np.asarray(points / np.linalg.norm(points, axis=1, keepdims=True), np.float32)
-
-
-@pytest.mark.parametrize("chunk", [1, 10_000])
-def test_nearest_references_equal_a_full_sort(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classifier, "CHUNK", chunk)
-    rng = np.random.default_rng(3)
-    images, references = unit(rng, 6), unit(rng, 15)
-    nearest, distances = nearest_references(images, references, 4)
-    between = np.linalg.norm(images[:, None] - references[None], axis=2)
-    np.testing.assert_array_equal(nearest, np.argsort(between, axis=1)[:, :4])
-    np.testing.assert_allclose(distances, np.sort(between, axis=1)[:, :4], atol=1e-3)
-
-
-def test_asking_for_more_neighbours_than_references_gives_all_of_them() -> None:
-    points = unit(np.random.default_rng(0), 3)
-    assert nearest_references(points, points, 5)[0].shape == (3, 3)
 
 
 def test_calibration_minimises_the_loss_that_platt_wrote_down() -> None:

@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from isic_siamese import controls
 from isic_siamese.bootstrap import draw_resamples
-from isic_siamese.controls import ControlData, control_figures, imagenet_features
+from isic_siamese.controls import ControlData, FrozenFeatures, control_figures
 from isic_siamese.encoder import build_encoder
 from isic_siamese.evaluation import EvaluateParams
 from isic_siamese.shards import Shards
@@ -66,13 +66,13 @@ def test_metadata_that_is_silent_has_no_skill(tmp_path: Path) -> None:
 def test_imagenet_features_are_what_the_network_pools_in_units_of_the_training_images(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (N, 64, 64, 3), dtype=np.uint8)
     data = data_of(tmp_path, images)
-    features = imagenet_features(data)
+    embeddings = FrozenFeatures("imagenet", data.shards, orientations=1).embeddings(data.references)
     encoder = build_encoder("tf_efficientnet_lite0", "imagenet", 4, 8, 64).eval()
     with torch.inference_mode():
-        pooled = encoder.features(torch.from_numpy(images[data.train]))
+        pooled = encoder.features(torch.from_numpy(images[data.references]))
     expected = (pooled - pooled.mean(dim=0)) / pooled.std(dim=0).clamp_min(1e-3) * encoder.weight
     expected = expected / expected.norm(dim=1, keepdim=True)
-    np.testing.assert_allclose(features[data.train], expected.numpy(), atol=1e-4)
+    np.testing.assert_allclose(embeddings[data.references], expected.numpy(), atol=1e-4)
 
 
 def test_each_control_has_an_interval_and_the_shuffles_their_mean() -> None:

@@ -79,16 +79,16 @@ def test_pooled_figures_are_the_mean_of_the_repeats_and_their_interval_holds_it(
                 brightness=120 + 40 * malignant + rng.normal(0, 20, 300),
             )
         )
-        repeats[-1]["colour_score"] = repeats[-1]["brightness"]
-        repeats[-1]["imagenet_score"] = repeats[-1]["imagenet_votes_score"] = repeats[-1]["probability"]
+        repeats[-1]["mean_colour_score"] = repeats[-1]["brightness"]
+        repeats[-1]["imagenet_features_score"] = repeats[-1]["imagenet_votes_score"] = repeats[-1]["probability"]
     figures = pooled_figures(pd.concat(repeats), EVALUATE, seed=0)
     expected = np.mean([roc_auc_score(malignant, part["probability"]) for part in repeats])
     auc = figures["roc_auc"]
     assert isinstance(auc, dict) and auc["value"] == pytest.approx(expected)
     assert auc["low"] < auc["value"] < auc["high"] and 0.02 < auc["high"] - auc["low"] < 0.15
-    colour, matched = (figures[f"{name}colour_roc_auc"] for name in ("", "brightness_matched_"))
+    colour, matched = (figures[f"{name}mean_colour_roc_auc"] for name in ("", "brightness_matched_"))
     assert isinstance(colour, dict) and isinstance(matched, dict)
     assert colour["value"] > 0.85 and matched["low"] < 0.6  # brightness tells nothing among images of equal brightness
-    assert figures["imagenet_roc_auc"] == auc
-    assert figures["imagenet_less_network_roc_auc"] == pytest.approx({"value": 0.0, "low": 0.0, "high": 0.0})
+    assert figures["imagenet_features_roc_auc"] == auc
+    assert figures["imagenet_features_less_network_roc_auc"] == pytest.approx({"value": 0.0, "low": 0.0, "high": 0.0})
     assert figures["counts"] == {"images": 300, "melanomas": int(malignant.sum()), "patients": 150}

@@ -1,26 +1,14 @@
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
-from isic_siamese.encoder import BUNDLED_ENCODER, build_encoder, embed, read_model, write_model
-from isic_siamese.errors import DataError, ParamsError
+from isic_siamese.embedding import embed
+from isic_siamese.encoder import BUNDLED_ENCODER, build_encoder
+from isic_siamese.errors import ParamsError
 
 
 def photographs(n: int, px: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (n, px, px, 3), dtype=np.uint8)
-
-
-def test_embeddings_have_unit_length_and_one_row_an_image_in_order() -> None:
-    encoder = build_encoder("test_efficientnet", "none", 3, 16, 32)
-    images = photographs(7, 32)
-    embeddings = embed(encoder, [images[:4], images[4:]])
-    assert embeddings.shape == (7, 16) and embeddings.dtype == np.float32
-    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-5)
-    np.testing.assert_allclose(embeddings[5:6], embed(encoder, [images[5:6]]), atol=1e-5)
-    assert embed(encoder, []).shape == (0, 16)
 
 
 def test_pixels_are_normalised_with_the_mean_and_deviation_of_the_encoder() -> None:
@@ -59,32 +47,6 @@ def test_as_many_pixels_go_through_at_once_whatever_the_size_of_an_image(image_p
     assert build_encoder("test_efficientnet", "none", 3, 8, image_px).batch_size == n_images
 
 
-def test_a_model_reads_as_it_was_written_and_gives_the_same_bytes_twice(tmp_path: Path) -> None:
-    encoder = build_encoder("test_efficientnet", "none", 3, 16, 32)
-    images = photographs(3, 32)
-    for folder in ("one", "two"):
-        write_model(tmp_path / folder, encoder)
-    assert (tmp_path / "one/model.safetensors").read_bytes() == (tmp_path / "two/model.safetensors").read_bytes()
-    again = read_model(tmp_path / "one", torch.device("cpu"))
-    np.testing.assert_allclose(embed(again, [images]), embed(encoder, [images]), atol=1e-6)
-    encoder.freeze()
-    np.testing.assert_array_equal(embed(again, [images]), embed(encoder, [images]))
-    assert again.image_px == 32 and again.name == "test_efficientnet"
-
-
-def test_a_missing_model_and_one_that_does_not_fit_its_description_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"model\.json: no such file; run 'dvc repro train'"):
-        read_model(tmp_path)
-    write_model(tmp_path, build_encoder("test_efficientnet", "none", 3, 16, 32))
-    facts = json.loads((tmp_path / "model.json").read_text())
-    (tmp_path / "model.json").write_text(json.dumps(facts | {"embedding_dim": 4}))
-    with pytest.raises(DataError, match="not a model of this project"):
-        read_model(tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(b"torn")
-    with pytest.raises(DataError, match="not a model of this project"):
-        read_model(tmp_path)
-
-
 def test_frozen_layer_groups_keep_their_weights_and_statistics_while_the_others_learn() -> None:
     encoder = build_encoder("test_efficientnet", "none", 3, 8, 32)
     encoder.freeze(2)
@@ -104,13 +66,3 @@ def test_more_frozen_groups_than_there_are_is_refused() -> None:
     encoder = build_encoder("test_efficientnet", "none", 3, 8, 32)
     with pytest.raises(ParamsError, match=r"train.frozen_groups: test_efficientnet has \d+ layer groups, got 99"):
         encoder.freeze(99)
-
-
-def test_eight_orientations_give_the_same_embedding_however_the_image_is_held() -> None:
-    encoder = build_encoder("test_efficientnet", "none", 3, 8, 32)
-    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
-    upright = embed(encoder, [images], 8)
-    np.testing.assert_allclose(np.linalg.norm(upright, axis=1), 1, atol=1e-6)
-    np.testing.assert_allclose(embed(encoder, [np.rot90(images, 1, (1, 2)).copy()], 8), upright, atol=1e-5)
-    np.testing.assert_allclose(embed(encoder, [images[:, ::-1].copy()], 8), upright, atol=1e-5)
-    assert np.abs(embed(encoder, [np.rot90(images, 1, (1, 2)).copy()]) - embed(encoder, [images])).max() > 1e-3

@@ -18,8 +18,8 @@ from isic_siamese.evaluation import (
     report,
 )
 from isic_siamese.measures import GRID
-from tests.test_classifier import unit
 from tests.test_measures import some_answers
+from tests.test_votes import unit
 
 PATIENTS = pd.Series([f"IP_{number // 3}" for number in range(80)])
 

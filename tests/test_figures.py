@@ -17,8 +17,8 @@ from isic_siamese.pictures import write_figure
 from isic_siamese.references import References
 from isic_siamese.shards import Shards
 from isic_siamese.votes import Votes
-from tests.test_classifier import unit
 from tests.test_measures import some_answers
+from tests.test_votes import unit
 
 CURVES = ("roc.png", "precision_recall.png", "reliability.png", "confusion.png")
 

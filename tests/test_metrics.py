@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from isic_siamese import metrics
-from isic_siamese.metrics import Bools, Floats, sweep
+from isic_siamese.arrays import Bools, Floats
+from isic_siamese.metrics import sweep
 
 Sample = tuple[Floats, Bools, Floats]
 

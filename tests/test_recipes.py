@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.recipes import OURS, ask_a_head, recipes, vote_by_margin
-from isic_siamese.classifier import Bools, Embeddings, Floats
+from isic_siamese.arrays import Bools, Embeddings, Floats
 from isic_siamese.params import Params
 from stages.crossvalidate import read_recipe
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from isic_siamese.encoder import SiameseEncoder, embed_rows
+from isic_siamese.embedding import embed_rows
+from isic_siamese.encoder import SiameseEncoder
 from isic_siamese.errors import DataError, TrainingError
 from isic_siamese.image_source import ImageSource
 from isic_siamese.losses import contrastive_loss, pair_distances

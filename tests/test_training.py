@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from isic_siamese import checkpoint
-from isic_siamese.encoder import embed_rows, write_model
+from isic_siamese.embedding import embed_rows
 from isic_siamese.errors import TrainingError, run_command
+from isic_siamese.model_files import write_model
 from isic_siamese.trainer import Trainer
 from isic_siamese.training import Trained, train
 from isic_siamese.training_data import TrainingData
@@ -90,7 +91,7 @@ RUN = """
     from pathlib import Path
     from isic_siamese import checkpoint
     from isic_siamese.errors import run_command
-    from isic_siamese.encoder import write_model
+    from isic_siamese.model_files import write_model
     from isic_siamese.training import train
     from tests.toy import draw_data, make_trainer
     checkpoint.SECONDS_APART = -1.0

@@ -7,8 +7,13 @@ from sklearn.gaussian_process.kernels import RBF
 from sklearn.metrics import roc_auc_score
 
 from isic_siamese import votes
-from isic_siamese.votes import Bools, Embeddings, Votes, fit_votes, read_votes, write_votes
-from tests.test_classifier import unit
+from isic_siamese.arrays import Bools, Embeddings
+from isic_siamese.votes import Votes, fit_votes, read_votes, write_votes
+
+
+def unit(rng: np.random.Generator, n: int, dim: int = 8) -> Embeddings:
+    points = rng.normal(size=(n, dim)).astype(np.float32)
+    return np.asarray(points / np.linalg.norm(points, axis=1, keepdims=True), np.float32)
 
 
 def clusters(n: int, seed: int = 0) -> tuple[Embeddings, Bools]:

@@ -8,8 +8,8 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.stats import binomtest
 
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
+from isic_siamese.arrays import Bools, Floats
+
 Measure = Callable[[Floats], Mapping[str, Floats]]  # from the weights (b, N) of b resamples to named values (b, ...)
 
 CHUNK = 1_000_000  # weights held at a time: 8 MB of float64; with four times as many the processor's cache is too small

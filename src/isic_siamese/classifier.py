@@ -1,54 +1,17 @@
-"""From an embedding to an answer: compare it with labelled reference lesions, calibrate on validation, decide."""
+"""From a score to an answer: calibrate on validation, and decide."""
 
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_curve
 
+from isic_siamese.arrays import Bools, Floats
 from isic_siamese.errors import DataError
 from isic_siamese.files import replacing
-
-CHUNK = 4_000_000  # similarities held at a time: 16 MB of float32, whatever the size of the release
-
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
-Embeddings = npt.NDArray[np.float32]
-
-
-def _chunk_size(n_references: int) -> int:
-    """Return of how many images the similarities to all references are held at a time."""
-    return max(1, CHUNK // max(1, n_references))
-
-
-def nearest_references(embeddings: Embeddings, references: Embeddings, k: int) -> tuple[npt.NDArray[np.int64], Floats]:
-    """Find the `k` nearest references of each image, nearest first.
-
-    Args:
-        embeddings: float32 `(N, D)`, unit length.
-        references: float32 `(R, D)`, unit length.
-        k: how many; at most R are returned.
-
-    Returns:
-        Positions in `references`, int64 `(N, k)`, and Euclidean distances, float64 `(N, k)` in [0, 2].
-    """
-    k = min(k, len(references))
-    nearest = np.empty((len(embeddings), k), np.int64)
-    distances = np.empty((len(embeddings), k))
-    step = _chunk_size(len(references))
-    for start in range(0, len(embeddings), step):
-        rows = slice(start, start + step)
-        similarities = embeddings[rows] @ references.T
-        candidates = np.sort(np.argpartition(-similarities, k - 1, axis=1)[:, :k], axis=1)
-        cosines = np.take_along_axis(similarities, candidates, axis=1).astype(np.float64)
-        order = np.argsort(-cosines, axis=1, kind="stable")
-        nearest[rows] = np.take_along_axis(candidates, order, axis=1)
-        distances[rows] = np.sqrt(np.clip(2 - 2 * np.take_along_axis(cosines, order, axis=1), 0, 4))
-    return nearest, distances
 
 
 def platt_calibration(scores: Floats, malignant: Bools) -> tuple[float, float]:

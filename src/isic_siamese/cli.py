@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from isic_siamese.classifier import nearest_references, read_classifier
-from isic_siamese.encoder import embed, read_model
+from isic_siamese.classifier import read_classifier
+from isic_siamese.embedding import embed
 from isic_siamese.errors import DataError, run_command
 from isic_siamese.images import Fit, decode_image
+from isic_siamese.model_files import read_model
 from isic_siamese.params import Params
 from isic_siamese.references import References, read_references
 from isic_siamese.shard_writer import ShardsParams
@@ -52,7 +53,7 @@ def predict_files(paths: Sequence[Path]) -> Iterator[str]:
     # One at a time, so that an answer does not depend on what else was asked.
     embeddings = np.concatenate([embed(encoder, [image[None]], classifier.orientations) for image in images])
     probabilities = classifier.probabilities(references.scores(embeddings))
-    nearest = nearest_references(embeddings, references.embeddings, classifier.neighbours)
+    nearest = references.nearest(embeddings, classifier.neighbours)
     for path, probability, rows, distances in zip(paths, probabilities, *nearest, strict=True):
         word = "melanoma" if classifier.decide(probability) else "benign"
         yield f"{path}: {word}, probability of melanoma {probability:.4f} (threshold {classifier.threshold:.4f})"

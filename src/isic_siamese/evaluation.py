@@ -9,14 +9,14 @@ import pandas as pd
 from pydantic import Field
 from sklearn import metrics as sk
 
+from isic_siamese.arrays import Embeddings, Floats
 from isic_siamese.bootstrap import Resamples, figure, resample_images, resample_pairs
-from isic_siamese.classifier import Classifier, Embeddings
+from isic_siamese.classifier import Classifier
 from isic_siamese.measures import Answers, point_measures, rate_bases, resampled_measures
 from isic_siamese.metrics import rank_auc
 from isic_siamese.params import Count, Fraction, Positive, Section
 from isic_siamese.references import References
 
-Floats = npt.NDArray[np.float64]
 Figure = dict[str, float]
 
 GOAL = 0.8  # the accuracy that the project set out for

@@ -13,6 +13,7 @@ from sklearn import metrics as sk
 from sklearn.decomposition import PCA
 
 from isic_siamese import metrics
+from isic_siamese.arrays import Bools, Floats
 from isic_siamese.evaluation import Evaluation, MeasuredPairs
 from isic_siamese.histograms import write_histograms
 from isic_siamese.measures import DERMATOLOGISTS, GRID, Answers
@@ -20,10 +21,8 @@ from isic_siamese.pictures import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION,
 from isic_siamese.references import References
 from isic_siamese.shards import Shards
 
-Floats = npt.NDArray[np.float64]
 Images = npt.NDArray[np.uint8]
 Rows = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
 MISSES = 4  # of each kind on the sheet
 

@@ -4,16 +4,13 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from sklearn import metrics as sk
 
 from isic_siamese import metrics
+from isic_siamese.arrays import Bools, Floats
 from isic_siamese.bootstrap import Resamples, figure, resample_images
 from isic_siamese.measures import Answers, rate_bases
-
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 
 LEAST = 10  # images of each class below which a figure says nothing of a group
 AGE_EDGES = (0, 40, 60, np.inf)  # years

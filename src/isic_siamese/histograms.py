@@ -8,9 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from isic_siamese.arrays import Floats
 from isic_siamese.pictures import GREEN, GREY, VERMILLION, write_figure
-
-Floats = npt.NDArray[np.float64]
 
 
 def pair_distances(pairs: pd.DataFrame, rows: npt.NDArray[np.int64], embeddings: npt.NDArray[np.float32]) -> Floats:

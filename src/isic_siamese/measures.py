@@ -7,11 +7,9 @@ import numpy.typing as npt
 from sklearn import metrics as sk
 
 from isic_siamese import metrics
-from isic_siamese.classifier import Classifier, Embeddings, nearest_references
+from isic_siamese.arrays import Bools, Embeddings, Floats
+from isic_siamese.classifier import Classifier
 from isic_siamese.references import References
-
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 
 RECALL_AT = (1, 5)
 LEAST_SENSITIVITY = 0.8  # of ISIC 2024's partial AUC
@@ -59,7 +57,7 @@ def answer(classifier: Classifier, references: References, embeddings: Embedding
     """Answer for `embeddings` `(N, D)`, whose labels `malignant` `(N,)` only stand beside the answers."""
     scores = references.scores(embeddings)
     k = max(classifier.neighbours, *RECALL_AT)
-    nearest, distances = nearest_references(embeddings, references.embeddings, k)
+    nearest, distances = references.nearest(embeddings, k)
     probabilities = classifier.probabilities(scores)
     return Answers(
         malignant,

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
+from isic_siamese.arrays import Bools, Floats
 
 SMALL = 1e-9  # weights are whole numbers, so counts that differ by less are equal
 N_BINS = 10  # of the calibration error

@@ -1,4 +1,4 @@
-"""The reference lesions: the training images that every answer is a comparison with."""
+"""The reference lesions: the labelled images that every answer is a comparison with."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,9 +7,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from isic_siamese.arrays import Bools, Embeddings, Floats
 from isic_siamese.errors import DataError
 from isic_siamese.files import replacing, write_csv
-from isic_siamese.votes import Bools, Embeddings, Floats, Votes, fit_votes, read_votes, write_votes
+from isic_siamese.votes import Votes, fit_votes, in_chunks, read_votes, write_votes
 
 EMBEDDINGS_NPY = "embeddings.npy"
 REFERENCES_CSV = "references.csv"
@@ -18,7 +19,7 @@ COLUMNS = ["row", "image_name", "diagnosis", "target"]
 
 @dataclass(frozen=True)
 class References:
-    """The labelled embeddings of the training split.
+    """The labelled embeddings of the training and the validation split.
 
     Attributes:
         embeddings: float32 `(R, D)`, unit length.
@@ -39,11 +40,33 @@ class References:
         """Return what the references say of images `(N, D)`, float64 `(N,)`, high where melanoma is likely."""
         return self.votes.scores(embeddings, self.embeddings)
 
+    def nearest(self, embeddings: Embeddings, k: int) -> tuple[npt.NDArray[np.int64], Floats]:
+        """Find the `k` nearest references of each image, nearest first.
+
+        Args:
+            embeddings: float32 `(N, D)`, unit length.
+            k: how many; at most R are returned.
+
+        Returns:
+            Positions among the references, int64 `(N, k)`, and Euclidean distances, float64 `(N, k)` in [0, 2].
+        """
+        parts = [self._nearest(part, min(k, len(self.embeddings))) for part in in_chunks(embeddings, self.embeddings)]
+        positions, distances = zip(*parts, strict=True)
+        return np.concatenate(positions), np.concatenate(distances)
+
+    def _nearest(self, embeddings: Embeddings, k: int) -> tuple[npt.NDArray[np.int64], Floats]:
+        similarities = embeddings @ self.embeddings.T
+        candidates = np.sort(np.argpartition(-similarities, k - 1, axis=1)[:, :k], axis=1)
+        cosines = np.take_along_axis(similarities, candidates, axis=1).astype(np.float64)
+        order = np.argsort(-cosines, axis=1, kind="stable")
+        distances = np.sqrt(np.clip(2 - 2 * np.take_along_axis(cosines, order, axis=1), 0, 4))
+        return np.take_along_axis(candidates, order, axis=1), distances
+
 
 def pick_references(
     index: pd.DataFrame, embeddings: Embeddings, rows: npt.NDArray[np.int64], temperature: float, penalty: float
 ) -> References:
-    """Return the images of `index` at `rows` (of the training split) as references, and learn their votes."""
+    """Return the images of `index` at `rows` as references, and learn their votes."""
     table = index.iloc[rows][COLUMNS].reset_index(drop=True)
     votes = fit_votes(embeddings[rows], np.asarray(table["target"] == 1), temperature, penalty)
     return References(embeddings[rows], table, votes)

@@ -15,7 +15,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from isic_siamese import ranks
 from isic_siamese.augment import N_DRAWS, AugmentParams, augment
-from isic_siamese.encoder import build_encoder, embed_rows, pick_device, pool_rows
+from isic_siamese.embedding import embed_rows, pool_rows
+from isic_siamese.encoder import build_encoder, pick_device
 from isic_siamese.errors import ParamsError, TrainingError
 from isic_siamese.image_source import ImageSource, fits, to_device
 from isic_siamese.losses import (
@@ -108,7 +109,7 @@ class Trainer:
             return None
         rows = np.concatenate([data.train_rows, data.val_rows])
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            pooled = pool_rows(self.encoder, data.shards, rows, "features")
+            pooled = pool_rows(self.encoder, data.shards, rows, task="features")
         features = pooled.new_zeros(len(data.shards), pooled.shape[1])
         features[torch.from_numpy(rows).to(self.device)] = pooled
         self.encoder.standardise(features[torch.from_numpy(_some(data.train_rows)).to(self.device)])

@@ -14,15 +14,12 @@ import numpy.typing as npt
 from scipy.linalg import solve_triangular
 from sklearn.linear_model import LogisticRegression
 
+from isic_siamese.arrays import Bools, Embeddings, Floats
 from isic_siamese.files import replacing
-
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
-Embeddings = npt.NDArray[np.float32]
 
 TEMPERATURE, PENALTY = 0.1, 0.3  # where no others are given
 LEARNED, VOTERS = 8192, 1024  # references, at most, that are learned from, and of these, that have a vote
-CHUNK = 4_000_000  # kernel values held at a time: 32 MB, whatever the size of the release
+CHUNK = 4_000_000  # distances held at a time: 32 MB, whatever the size of the release
 VOTES_NPY, VOTES_JSON = "votes.npy", "votes.json"
 JITTER = 1e-6  # on the diagonal of a kernel whose references may be equal
 
@@ -54,7 +51,9 @@ class Votes:
         if len(references) != len(self.weights):
             raise ValueError(f"wanted the {len(self.weights)} references that vote, got {len(references)}")
         heard = np.flatnonzero(self.weights)
-        return self.intercept + _kernel_sum(embeddings, references[heard], self.weights[heard], self.temperature)
+        voters, weights = references[heard], self.weights[heard]
+        parts = [_kernel(part, voters, self.temperature) @ weights for part in in_chunks(embeddings, voters)]
+        return self.intercept + np.concatenate(parts)
 
 
 def fit_votes(
@@ -123,9 +122,9 @@ def _kernel(embeddings: Embeddings, references: Embeddings, temperature: float) 
     return np.exp((embeddings.astype(np.float64) @ references.astype(np.float64).T - 1) / temperature)
 
 
-def _kernel_sum(embeddings: Embeddings, references: Embeddings, weights: Floats, temperature: float) -> Floats:
-    parts = np.array_split(embeddings, 1 + len(embeddings) * len(references) // CHUNK)
-    return np.concatenate([_kernel(part, references, temperature) @ weights for part in parts])
+def in_chunks(embeddings: Embeddings, references: Embeddings) -> list[Embeddings]:
+    """Cut `embeddings` `(N, D)` into parts whose distances to `references` `(R, D)` are held at a time."""
+    return np.array_split(embeddings, 1 + len(embeddings) * len(references) // CHUNK)
 
 
 def write_votes(folder: Path, votes: Votes) -> None:

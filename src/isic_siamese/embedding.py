@@ -1,0 +1,79 @@
+"""From images to embeddings or pooled features, in batches, where nothing is learned."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from isic_siamese.encoder import SiameseEncoder
+from isic_siamese.shards import Shards
+
+
+@torch.inference_mode()
+def embed(
+    encoder: SiameseEncoder, batches: Iterable[npt.NDArray[np.uint8]], orientations: int = 1
+) -> npt.NDArray[np.float32]:
+    """Embed images on the encoder's device.
+
+    Args:
+        encoder: left in evaluation mode.
+        batches: uint8 RGB `(n, S, S, 3)`.
+        orientations: 1 embeds each image as it is; 8 takes the mean direction of its four quarter turns and their
+            mirror images, because a lesion has no up or down.
+
+    Returns:
+        float32 `(N, D)`, unit length.
+    """
+    encoder.eval()
+    means = [_mean_of_orientations(encoder, encoder, batch, orientations) for batch in batches]
+    parts = [functional.normalize(mean, dim=1).cpu().numpy() for mean in means]
+    return np.concatenate(parts) if parts else np.zeros((0, encoder.embedding_dim), np.float32)
+
+
+def embed_rows(
+    encoder: SiameseEncoder,
+    shards: Shards,
+    rows: npt.NDArray[np.int64],
+    orientations: int = 1,
+    task: str | None = None,
+) -> npt.NDArray[np.float32]:
+    """Embed the images at `rows` `(N,)` of `shards` as `embed` does; with a `task`, a progress bar names it."""
+    return embed(encoder, shards.batches(rows, max(1, encoder.batch_size // orientations), task), orientations)
+
+
+@torch.no_grad()
+def pool_rows(
+    encoder: SiameseEncoder,
+    shards: Shards,
+    rows: npt.NDArray[np.int64],
+    orientations: int = 1,
+    task: str | None = None,
+) -> Tensor:
+    """Return the features that the encoder pools from the images at `rows` `(N,)`, float32 `(N, F)`, on its device.
+
+    Of more than one orientation the mean, as in `embed`; with a `task`, a progress bar names it.
+    """
+    encoder.eval()
+    features = encoder.centre.new_empty(len(rows), len(encoder.centre))
+    size = max(1, encoder.batch_size // orientations)
+    batches = shards.batches(rows, size, task)
+    for part, batch in zip(torch.split(features, size), batches, strict=True):
+        part.copy_(_mean_of_orientations(encoder, encoder.features, batch, orientations))
+    return features
+
+
+def _mean_of_orientations(
+    encoder: SiameseEncoder, answer: Callable[[Tensor], Tensor], batch: npt.NDArray[np.uint8], orientations: int
+) -> Tensor:
+    """Return the mean of what `answer` gives for each orientation of the images `(n, S, S, 3)`."""
+    views = torch.cat(list(_orient(torch.from_numpy(batch).to(encoder.centre.device), orientations)))
+    answers: Tensor = answer(views)
+    return answers.view(orientations, len(batch), -1).mean(dim=0)
+
+
+def _orient(images: Tensor, orientations: int) -> Iterator[Tensor]:
+    for number in range(orientations):
+        yield torch.rot90(images if number < 4 else images.flip(2), number % 4, (1, 2))

@@ -1,0 +1,54 @@
+"""The files of a trained model: its weights, and what it takes to build the network again."""
+
+import json
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from isic_siamese.batch_norm import fold_as_in
+from isic_siamese.encoder import SiameseEncoder, pick_device
+from isic_siamese.errors import DataError
+from isic_siamese.files import replacing, write_json
+
+
+def write_model(folder: Path, encoder: SiameseEncoder) -> None:
+    """Write `model.safetensors` and `model.json` (what it takes to build the network again) into `folder`.
+
+    Batch normalisation is folded into the convolutions, because a model that is written learns no more.
+    """
+    frozen = deepcopy(encoder)
+    frozen.freeze()
+    state = {name: tensor.contiguous().cpu() for name, tensor in frozen.state_dict().items()}
+    with replacing(folder / "model.safetensors") as temporary:
+        temporary.write_bytes(save(state))  # not save_file, which would not say that the disk is full
+    facts = {
+        "encoder": encoder.name,
+        "stages": encoder.stages,
+        "embedding_dim": encoder.embedding_dim,
+        "image_px": encoder.image_px,
+        "mean": encoder.mean,
+        "std": encoder.std,
+    }
+    write_json(folder / "model.json", facts)
+
+
+def read_model(folder: Path, device: torch.device | None = None) -> SiameseEncoder:
+    """Read what `write_model` wrote, onto `device` (by default the best one there is), ready to embed.
+
+    Raises:
+        DataError: a file is absent or does not belong to the other.
+    """
+    try:
+        facts = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        encoder = SiameseEncoder(facts["encoder"], facts["stages"], facts["embedding_dim"], facts["image_px"])
+        state = load_file(folder / "model.safetensors")
+        fold_as_in(encoder, state)
+        encoder.load_state_dict(state)
+    except FileNotFoundError as error:
+        raise DataError(f"{error.filename}: no such file; run 'dvc repro train' or 'dvc pull'") from None
+    except (TypeError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise DataError(f"{folder}: not a model of this project: {error}; run 'dvc repro -f train'") from None
+    return encoder.to(device or pick_device()).eval()

@@ -1,0 +1,42 @@
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from isic_siamese.embedding import embed, embed_rows, pool_rows
+from isic_siamese.encoder import build_encoder
+from isic_siamese.shards import Shards
+from tests.test_encoder import photographs
+
+
+def test_embeddings_have_unit_length_and_one_row_an_image_in_order() -> None:
+    encoder = build_encoder("test_efficientnet", "none", 3, 16, 32)
+    images = photographs(7, 32)
+    embeddings = embed(encoder, [images[:4], images[4:]])
+    assert embeddings.shape == (7, 16) and embeddings.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(embeddings[5:6], embed(encoder, [images[5:6]]), atol=1e-5)
+    assert embed(encoder, []).shape == (0, 16)
+
+
+def test_eight_orientations_give_the_same_embedding_however_the_image_is_held() -> None:
+    encoder = build_encoder("test_efficientnet", "none", 3, 8, 32)
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    upright = embed(encoder, [images], 8)
+    np.testing.assert_allclose(np.linalg.norm(upright, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(embed(encoder, [np.rot90(images, 1, (1, 2)).copy()], 8), upright, atol=1e-5)
+    np.testing.assert_allclose(embed(encoder, [images[:, ::-1].copy()], 8), upright, atol=1e-5)
+    assert np.abs(embed(encoder, [np.rot90(images, 1, (1, 2)).copy()]) - embed(encoder, [images])).max() > 1e-3
+
+
+def test_pooled_features_of_eight_orientations_are_their_mean_and_come_in_order(tmp_path: Path) -> None:
+    encoder = build_encoder("test_efficientnet", "none", 3, 8, 32).eval()
+    images = photographs(5, 32)
+    np.save(tmp_path / "shard-00000.npy", images)
+    shards = Shards(tmp_path)
+    ways = [np.rot90(held, turns, (1, 2)) for held in (images, images[:, :, ::-1]) for turns in range(4)]
+    with torch.inference_mode():
+        expected = torch.stack([encoder.features(torch.from_numpy(way.copy())) for way in ways]).mean(dim=0)
+    rows = np.array([4, 0, 3])
+    np.testing.assert_allclose(pool_rows(encoder, shards, rows, 8), expected[rows], atol=1e-5)
+    np.testing.assert_allclose(embed_rows(encoder, shards, rows, 8), embed(encoder, [images[rows]], 8), atol=1e-5)

@@ -1,0 +1,38 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from isic_siamese.embedding import embed
+from isic_siamese.encoder import build_encoder
+from isic_siamese.errors import DataError
+from isic_siamese.model_files import read_model, write_model
+from tests.test_encoder import photographs
+
+
+def test_a_model_reads_as_it_was_written_and_gives_the_same_bytes_twice(tmp_path: Path) -> None:
+    encoder = build_encoder("test_efficientnet", "none", 3, 16, 32)
+    images = photographs(3, 32)
+    for folder in ("one", "two"):
+        write_model(tmp_path / folder, encoder)
+    assert (tmp_path / "one/model.safetensors").read_bytes() == (tmp_path / "two/model.safetensors").read_bytes()
+    again = read_model(tmp_path / "one", torch.device("cpu"))
+    np.testing.assert_allclose(embed(again, [images]), embed(encoder, [images]), atol=1e-6)
+    encoder.freeze()
+    np.testing.assert_array_equal(embed(again, [images]), embed(encoder, [images]))
+    assert again.image_px == 32 and again.name == "test_efficientnet"
+
+
+def test_a_missing_model_and_one_that_does_not_fit_its_description_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"model\.json: no such file; run 'dvc repro train'"):
+        read_model(tmp_path)
+    write_model(tmp_path, build_encoder("test_efficientnet", "none", 3, 16, 32))
+    facts = json.loads((tmp_path / "model.json").read_text())
+    (tmp_path / "model.json").write_text(json.dumps(facts | {"embedding_dim": 4}))
+    with pytest.raises(DataError, match="not a model of this project"):
+        read_model(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(DataError, match="not a model of this project"):
+        read_model(tmp_path)
