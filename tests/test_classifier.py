@@ -3,14 +3,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.optimize import minimize
 from sklearn.metrics import balanced_accuracy_score
 
 from isic_siamese.classifier import (
     Classifier,
-    best_threshold,
     fit_classifier,
     platt_calibration,
     read_classifier,
@@ -44,30 +41,19 @@ def test_calibration_needs_both_classes() -> None:
         platt_calibration(np.zeros(3), np.zeros(3, bool))
 
 
-def test_the_threshold_lies_midway_between_the_neighbours_it_separates() -> None:
-    assert best_threshold(np.array([0.1, 0.2, 0.6, 0.9]), np.array([False, False, True, True])) == pytest.approx(0.4)
-
-
-def test_of_equal_thresholds_the_lowest_is_chosen() -> None:
-    # Cutting at 0.85 (one of two melanomas, no false alarm) is as good as at 0.25 (both, at one of two benign).
-    probabilities = np.array([0.1, 0.5, 0.4, 0.9])
-    malignant = np.array([False, False, True, True])
-    assert best_threshold(probabilities, malignant) == pytest.approx(0.25)
-
-
-@settings(derandomize=True, deadline=None, max_examples=60)
-@given(st.lists(st.tuples(st.integers(0, 20), st.booleans()), min_size=2, max_size=30))
-def test_no_threshold_is_better_than_the_chosen_one(cases: list[tuple[int, bool]]) -> None:
-    probabilities = np.array([score / 20 for score, _ in cases])
-    malignant = np.array([label for _, label in cases])
-    if malignant.all() or not malignant.any():
-        return
+def test_the_threshold_is_the_share_of_melanomas_where_the_probability_is_true() -> None:
+    rng = np.random.default_rng(6)
+    probabilities = rng.random(200_000) ** 6  # 1 in 7 is a melanoma
+    malignant = rng.random(len(probabilities)) < probabilities
+    fitted = fit_classifier(np.log(probabilities / (1 - probabilities)), malignant, 5, 8)
+    assert fitted.threshold == pytest.approx(malignant.mean())
 
     def quality(threshold: float) -> float:
         return float(balanced_accuracy_score(malignant, probabilities >= threshold))
 
-    chosen = quality(best_threshold(probabilities, malignant))
-    assert chosen >= max(quality(cut) for cut in [*probabilities, 1.1]) - 1e-12
+    others = np.linspace(0.01, 0.6, 60)
+    assert quality(fitted.threshold) > max(quality(threshold) for threshold in others) - 0.002
+    assert quality(0.5) < quality(fitted.threshold) - 0.1
 
 
 def test_a_classifier_reads_back_as_it_was_written(tmp_path: Path) -> None:
