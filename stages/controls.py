@@ -29,7 +29,7 @@ def main() -> None:
     index, splits = read_index(SHARDS), read_splits(SPLITS_CSV)
     data = ControlData(
         index,
-        rows_of(index, splits, "train"),
+        rows_of(index, splits, "train", "val"),
         rows_of(index, splits, "test"),
         Shards(SHARDS),
         section,

@@ -4,6 +4,7 @@ Reads: data/models/, data/shards/train/, data/splits.csv, data/pairs/test.csv
 Writes: data/evaluation/, metrics/evaluate.json, metrics/plots/
 """
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -57,10 +58,11 @@ def main() -> None:
     checked = check_leaks(index, rows, removed, thumbnails(shards.batches(all_rows, READ_BATCH, "check for leaks")))
     encoder = read_model(MODELS)
     embeddings = embed_rows(encoder, shards, all_rows, section.orientations, "embed each way up")
-    references = pick_references(index, embeddings, rows["train"], section.temperature, section.vote_penalty)
     malignant = index["target"].to_numpy() == 1
-    val_scores = references.scores(embeddings[rows["val"]])
+    pick = partial(pick_references, index, embeddings, temperature=section.temperature, penalty=section.vote_penalty)
+    val_scores = pick(rows["train"]).scores(embeddings[rows["val"]])
     classifier = fit_classifier(val_scores, malignant[rows["val"]], section.neighbours, section.orientations)
+    references = pick(rows_of(index, splits, "train", "val"))  # calibration and threshold are set
 
     test = index.iloc[rows["test"]]
     answers = answer(classifier, references, embeddings[rows["test"]], malignant[rows["test"]])

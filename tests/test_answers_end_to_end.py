@@ -12,6 +12,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from isic_siamese import cli
+from isic_siamese.classifier import platt_calibration, read_classifier
 from isic_siamese.encoder import build_encoder
 from isic_siamese.errors import DataError
 from isic_siamese.files import replacing, write_csv
@@ -19,6 +20,7 @@ from isic_siamese.images import decode_image
 from isic_siamese.model_files import write_model
 from isic_siamese.pairs import PairsParams, draw_pairs
 from isic_siamese.references import read_references
+from isic_siamese.votes import vote_scores
 from stages import evaluate, predict
 
 N, N_TEST, PX = 90, 7, 32
@@ -105,13 +107,23 @@ def test_the_rows_of_the_test_split_reproduce_the_reported_area() -> None:
 
 
 @pytest.mark.usefixtures("here")
-def test_references_are_the_training_split_alone() -> None:
+def test_references_are_the_training_and_the_validation_split() -> None:
     references = read_references(Path("data/evaluation"))
-    assert references.table["row"].tolist() == list(range(30))
-    assert references.embeddings.shape == (30, 8)
+    assert references.table["row"].tolist() == list(range(60))
+    assert references.embeddings.shape == (60, 8)
     assert np.load("data/evaluation/embeddings.npy").shape == (N, 8)
     nearest = pd.read_csv("data/evaluation/test.csv")["nearest"]
     assert nearest.isin(references.table["image_name"]).all()
+
+
+@pytest.mark.usefixtures("here")
+def test_the_calibration_is_of_validation_images_that_training_images_alone_answered() -> None:
+    embeddings, malignant = np.load("data/evaluation/embeddings.npy"), pd.read_csv("data/shards/train/index.csv").target
+    labels = malignant.to_numpy() == 1
+    scores = vote_scores(embeddings[30:60], embeddings[:30], labels[:30], temperature=0.1, penalty=0.3)
+    classifier = read_classifier(Path("data/evaluation/classifier.json"))
+    assert (classifier.slope, classifier.intercept) == pytest.approx(platt_calibration(scores, labels[30:60]))
+    assert classifier.threshold == pytest.approx(labels[30:60].mean())
 
 
 def test_running_again_writes_the_same_bytes(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +170,7 @@ def test_the_command_answers_for_each_image_with_its_nearest_references(
     cli.main(["predict", str(dark), str(bright)])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"{dark}: ") and " probability of melanoma 0." in lines[0]
-    assert lines[1] == "  most like these 3 of 30 reference lesions:"
+    assert lines[1] == "  most like these 3 of 60 reference lesions:"
     assert all("ISIC_" in line and line.split()[0] == "distance" for line in lines[2:5])
     assert lines[5].startswith(f"{bright}: ")
     assert "not a diagnostic device" in lines[-1]

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from isic_siamese.arrays import Bools, Embeddings, Floats
 from isic_siamese.crossvalidation import (
     CONTROLS,
     CrossvalidateParams,
@@ -15,6 +16,7 @@ from isic_siamese.crossvalidation import (
 )
 from isic_siamese.evaluation import EvaluateParams
 from isic_siamese.pairs import PairsParams
+from isic_siamese.votes import vote_scores
 from tests.toy import PARAMS, RECIPE, draw_data
 
 EVALUATE = EvaluateParams(
@@ -61,6 +63,36 @@ def test_every_image_is_answered_once_a_repeat_and_a_run_that_was_stopped_keeps_
     assert len(list(tmp_path.glob("data/checkpoints/crossvalidate/*.csv"))) == 6
     again = cross_validate(data.shards, index, recipe, folds, seed=0)
     pd.testing.assert_frame_equal(again, answers, check_exact=True)
+
+
+def test_training_images_answer_for_validation_and_both_for_test(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = draw_data(tmp_path)
+    index = index_of(data.malignant)
+    asked: list[tuple[int, int]] = []
+
+    def score(images: Embeddings, references: Embeddings, malignant: Bools) -> Floats:
+        asked.append((len(images), len(references)))
+        assert not {image.tobytes() for image in images} & {reference.tobytes() for reference in references}
+        return vote_scores(images, references, malignant)
+
+    recipe = Recipe(
+        PairsParams(views_per_block=16, pairs_per_block=64),
+        PARAMS.model_copy(update={"epochs": 1}),
+        RECIPE,
+        EVALUATE,
+        1.0,
+        score,
+    )
+    cross_validate(data.shards, index, recipe, CrossvalidateParams(folds=4, repeats=1), seed=0)
+    sizes = [len(rows) for rows in fold_patients(index, 4, np.random.default_rng([0, 0]))]
+    expected = []
+    for fold in range(4):
+        test, val = sizes[fold], sizes[(fold + 1) % 4]
+        expected += [(val, len(index) - test - val), (test, len(index) - test)]
+    assert asked == expected
 
 
 def test_pooled_figures_are_the_mean_of_the_repeats_and_their_interval_holds_it() -> None:

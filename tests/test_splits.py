@@ -75,6 +75,7 @@ def test_rows_of_a_split_are_those_of_its_patients() -> None:
     assert rows_of(index, splits, "train").tolist() == [0, 2, 3]
     assert rows_of(index, splits, "val").tolist() == [1]
     assert rows_of(index, splits, "test").tolist() == []
+    assert rows_of(index, splits, "val", "train").tolist() == [0, 1, 2, 3]
 
 
 def test_a_patient_without_a_split_is_named() -> None:

@@ -99,7 +99,7 @@ def cross_validate(
             fold_seed = int(rng.integers(2**32))
             data = _fold_data(shards, malignant, known, recipe.pairs, fold_seed)
             answers = _answer_fold(data, test, recipe, fold_seed, checkpoints)
-            for name, score in _control_scores(colours, frozen, malignant, data.train_rows, test, recipe.evaluate):
+            for name, score in _control_scores(colours, frozen, malignant, _union(known), test, recipe.evaluate):
                 answers[f"{name}_score"] = score
             parts.append(answers.assign(repeat=repeat + 1, fold=fold + 1))
     answers = pd.concat(parts, ignore_index=True)
@@ -139,7 +139,7 @@ def _train_and_answer(trainer: Trainer, test: IntArray, checkpoints: Path, recip
 
     val_scores = answer(data.val_rows, data.train_rows)
     classifier = fit_classifier(val_scores, data.malignant[data.val_rows], params.neighbours, params.orientations)
-    scores = answer(test, data.train_rows)
+    scores = answer(test, _union([data.val_rows, data.train_rows]))
     probabilities = classifier.probabilities(scores)
     columns = {"score": scores, "probability": probabilities, "decision": classifier.decide(probabilities).astype(int)}
     return pd.DataFrame({"row": test, **columns})

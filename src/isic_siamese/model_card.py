@@ -71,8 +71,8 @@ LIMITS = """\
   than a few per cent would not be recognised.
 - Intervals are over the patients of one test split and of one training run. They hold neither the luck of training nor
   the difference to another clinic, so the figures of a new population can lie outside them.
-- The probability is calibrated for the share of melanomas in the validation split. Where melanoma is rarer or more
-  frequent it is off, and the threshold with it.
+- The probability is calibrated for the share of melanomas in the validation split, which is also the threshold.
+  Where melanoma is rarer or more frequent both are off; multiply the odds by the ratio of the odds of both shares.
 """
 
 
@@ -92,8 +92,9 @@ def _head(release: str) -> Iterator[str]:
     yield "Written by `python -m isic_siamese.model_card` from `metrics/`. Do not edit it: change the text there."
     yield ""
     yield "- **Model**: a Siamese network: one encoder for both images of a pair, contrastive loss over balanced pairs,"
-    yield "  unit-length embeddings. An image is compared with the embeddings of the training images; calibration and"
-    yield "  threshold come from validation. The encoder and every other number: `params.yaml`."
+    yield "  unit-length embeddings. An image is compared with the embeddings of the training and validation images."
+    yield "  Calibration and threshold come from the validation images, as the training images alone answered for them."
+    yield "  The encoder and every other number: `params.yaml`."
     yield f"- **Release**: `{release}`" + (
         ", drawn images: these figures say nothing of skin" if release == "demo" else ""
     )

@@ -107,8 +107,8 @@ def read_splits(path: Path) -> pd.DataFrame:
     return splits
 
 
-def rows_of(index: pd.DataFrame, splits: pd.DataFrame, split: str) -> np.ndarray:
-    """Return the rows, int64 `(n,)`, of the images in `split`.
+def rows_of(index: pd.DataFrame, splits: pd.DataFrame, *names: str) -> np.ndarray:
+    """Return the rows, int64 `(n,)` and ascending, of the images in the splits of these names.
 
     Raises:
         DataError: a patient of the index has no split.
@@ -117,7 +117,7 @@ def rows_of(index: pd.DataFrame, splits: pd.DataFrame, split: str) -> np.ndarray
     if of_image.isna().any():
         patient = index.loc[of_image.isna(), "patient_id"].iloc[0]
         raise DataError(f"splits: patient {patient} of the index has none; run 'dvc repro -f split'")
-    return index.loc[of_image == split, "row"].to_numpy(np.int64)
+    return index.loc[of_image.isin(names), "row"].to_numpy(np.int64)
 
 
 def count_splits(index: pd.DataFrame, splits: pd.DataFrame) -> dict[str, dict[str, int | float]]:
