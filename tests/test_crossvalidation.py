@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,14 @@ EVALUATE = EvaluateParams(
     temperature=0.1, vote_penalty=0.1, neighbours=1, orientations=8, resamples=200, confidence=0.95
 )
 
+TOY = Recipe(
+    PairsParams(views_per_block=16, pairs_per_block=64),
+    PARAMS.model_copy(update={"epochs": 1}),
+    RECIPE,
+    EVALUATE,
+    margin=1.0,
+)
+
 
 def index_of(malignant: np.ndarray, images_per_patient: int = 2) -> pd.DataFrame:
     rows = np.arange(len(malignant))
@@ -45,15 +54,8 @@ def test_every_image_is_answered_once_a_repeat_and_a_run_that_was_stopped_keeps_
     monkeypatch.chdir(tmp_path)
     data = draw_data(tmp_path)
     index = index_of(data.malignant)
-    recipe = Recipe(
-        PairsParams(views_per_block=16, pairs_per_block=64),
-        PARAMS.model_copy(update={"epochs": 1}),
-        RECIPE,
-        EVALUATE,
-        1.0,
-    )
     folds = CrossvalidateParams(folds=3, repeats=2)
-    answers = cross_validate(data.shards, index, recipe, folds, seed=0)
+    answers = cross_validate(data.shards, index, TOY, folds, seed=0)
     assert answers.groupby("repeat")["row"].apply(sorted).tolist() == [index["row"].tolist()] * 2
     assert len(answers[["repeat", "patient_id", "fold"]].drop_duplicates()) == 2 * index["patient_id"].nunique()
     first, second = (part.sort_values("row")["score"].tolist() for _, part in answers.groupby("repeat"))
@@ -61,7 +63,7 @@ def test_every_image_is_answered_once_a_repeat_and_a_run_that_was_stopped_keeps_
     for name in CONTROLS:
         assert answers[f"{name}_score"].groupby(answers["fold"]).nunique().min() > 1
     assert len(list(tmp_path.glob("data/checkpoints/crossvalidate/*.csv"))) == 6
-    again = cross_validate(data.shards, index, recipe, folds, seed=0)
+    again = cross_validate(data.shards, index, TOY, folds, seed=0)
     pd.testing.assert_frame_equal(again, answers, check_exact=True)
 
 
@@ -78,15 +80,7 @@ def test_training_images_answer_for_validation_and_both_for_test(
         assert not {image.tobytes() for image in images} & {reference.tobytes() for reference in references}
         return vote_scores(images, references, malignant)
 
-    recipe = Recipe(
-        PairsParams(views_per_block=16, pairs_per_block=64),
-        PARAMS.model_copy(update={"epochs": 1}),
-        RECIPE,
-        EVALUATE,
-        1.0,
-        score,
-    )
-    cross_validate(data.shards, index, recipe, CrossvalidateParams(folds=4, repeats=1), seed=0)
+    cross_validate(data.shards, index, replace(TOY, score=score), CrossvalidateParams(folds=4, repeats=1), seed=0)
     sizes = [len(rows) for rows in fold_patients(index, 4, np.random.default_rng([0, 0]))]
     expected = []
     for fold in range(4):
