@@ -4,7 +4,6 @@ Reads: data/models/, data/shards/train/, data/splits.csv, data/pairs/test.csv
 Writes: data/evaluation/, metrics/evaluate.json, metrics/plots/
 """
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +33,7 @@ from isic_siamese.params import Params
 from isic_siamese.references import pick_references, write_references
 from isic_siamese.shards import READ_BATCH, Shards, read_index
 from isic_siamese.splits import SPLITS, read_splits, rows_of
+from isic_siamese.votes import vote_scores
 
 MODELS = Path("data/models")
 SHARDS = Path("data/shards/train")
@@ -59,10 +59,11 @@ def main() -> None:
     encoder = read_model(MODELS)
     embeddings = embed_rows(encoder, shards, all_rows, section.orientations, "embed each way up")
     malignant = index["target"].to_numpy() == 1
-    pick = partial(pick_references, index, embeddings, temperature=section.temperature, penalty=section.vote_penalty)
-    val_scores = pick(rows["train"]).scores(embeddings[rows["val"]])
-    classifier = fit_classifier(val_scores, malignant[rows["val"]], section.neighbours, section.orientations)
-    references = pick(rows_of(index, splits, "train", "val"))  # calibration and threshold are set
+    train, val, voting = rows["train"], rows["val"], (section.temperature, section.vote_penalty)
+    val_scores = vote_scores(embeddings[val], embeddings[train], malignant[train], *voting)
+    classifier = fit_classifier(val_scores, malignant[val], section.neighbours, section.orientations)
+    # Calibration and threshold are set: validation images may answer, too.
+    references = pick_references(index, embeddings, rows_of(index, splits, "train", "val"), *voting)
 
     test = index.iloc[rows["test"]]
     answers = answer(classifier, references, embeddings[rows["test"]], malignant[rows["test"]])

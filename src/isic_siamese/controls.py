@@ -25,6 +25,8 @@ from isic_siamese.metrics import rank_auc
 from isic_siamese.shards import READ_BATCH, Shards
 from isic_siamese.votes import vote_scores
 
+Features = npt.NDArray[np.floating]  # (N, F), by row of the index
+
 STAGES = 4  # of the bundled encoder, as the network uses it by default
 SHRINKAGE = 0.001  # C of the regression on 1,344 features, which outnumber the melanomas
 # Of votes on features, which lie further apart than embeddings do; the best of 0.05 to 0.8 on a subset of ISIC 2020.
@@ -41,7 +43,7 @@ class ControlData:
         references: rows of the images that answers rest on: those of the training and the validation split.
         test: rows of the test split.
         shards: the images.
-        evaluate: how images are embedded and references vote, as for the network.
+        evaluate: in how many orientations images are embedded, and the penalty on votes, as for the network.
     """
 
     index: pd.DataFrame
@@ -58,19 +60,24 @@ class ControlData:
 
 def control_scores(data: ControlData, seed: int) -> Iterator[tuple[str, Floats]]:
     """Yield the name of each control and its scores of the test images, high where melanoma is likely."""
-    yield "mean_colour", _regress(data, mean_colours(data.shards))
+    yield "mean_colour", regress(data, mean_colours(data.shards))
     yield "metadata", _metadata_scores(data)
     labels, orientations = data.malignant[data.references], data.evaluate.orientations
     torch.manual_seed(seed)
     untrained = FrozenFeatures("none", data.shards, orientations).embeddings(data.references)
     yield "untrained_encoder", _vote(data, untrained, labels)
     frozen = FrozenFeatures("imagenet", data.shards, orientations)
-    yield "imagenet_features", _regress(data, frozen.pooled, SHRINKAGE)
     embeddings = frozen.embeddings(data.references)
-    yield "imagenet_votes", _vote(data, embeddings, labels)
+    yield from frozen_scores(data, frozen.pooled, embeddings)
     rng = np.random.default_rng(seed)
     for number in range(SHUFFLES):
         yield f"shuffled_labels.{number}", _vote(data, embeddings, rng.permutation(labels))
+
+
+def frozen_scores(data: ControlData, pooled: Features, embeddings: Embeddings) -> Iterator[tuple[str, Floats]]:
+    """Yield what a regression on the features of `FrozenFeatures` makes of them, and what votes on them do."""
+    yield "imagenet_features", regress(data, pooled, SHRINKAGE)
+    yield "imagenet_votes", _vote(data, embeddings, data.malignant[data.references])
 
 
 class FrozenFeatures:
@@ -102,17 +109,11 @@ def mean_colours(shards: Shards) -> Floats:
     return np.concatenate([batch.mean(axis=(1, 2)) for batch in batches])
 
 
-def _regress(data: ControlData, features: npt.NDArray[np.floating], c: float = np.inf) -> Floats:
-    return regress(features[data.references], data.malignant[data.references], features[data.test], c)
-
-
-def regress(
-    features: npt.NDArray[np.floating], malignant: Bools, asked: npt.NDArray[np.floating], c: float = np.inf
-) -> Floats:
-    """Score `asked` `(M, F)` by a logistic regression on standardised `features` `(N, F)`; `c` as in scikit-learn."""
+def regress(data: ControlData, features: Features, c: float = np.inf) -> Floats:
+    """Score the test images by a logistic regression on standardised `features` `(N, F)`; `c` as in scikit-learn."""
     model = make_pipeline(StandardScaler(), LogisticRegression(C=c, class_weight="balanced", max_iter=5000))
-    model.fit(features.astype(np.float64), malignant)
-    return np.asarray(model.decision_function(asked.astype(np.float64)), np.float64)
+    model.fit(features[data.references].astype(np.float64), data.malignant[data.references])
+    return np.asarray(model.decision_function(features[data.test].astype(np.float64)), np.float64)
 
 
 def _metadata_scores(data: ControlData) -> Floats:

@@ -1,7 +1,7 @@
 """Cross-validation over patients: every image is answered by a network that saw no image of its patient."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from isic_siamese.arrays import Bools, Embeddings, Floats
 from isic_siamese.augment import AugmentParams
 from isic_siamese.bootstrap import Measure, draw_resamples, mean_figures
 from isic_siamese.classifier import fit_classifier
-from isic_siamese.controls import FROZEN_TEMPERATURE, SHRINKAGE, FrozenFeatures, mean_colours, regress
+from isic_siamese.controls import ControlData, FrozenFeatures, frozen_scores, mean_colours, regress
 from isic_siamese.embedding import embed_rows
 from isic_siamese.evaluation import EvaluateParams
 from isic_siamese.files import write_csv
@@ -99,7 +99,9 @@ def cross_validate(
             fold_seed = int(rng.integers(2**32))
             data = _fold_data(shards, malignant, known, recipe.pairs, fold_seed)
             answers = _answer_fold(data, test, recipe, fold_seed, checkpoints)
-            for name, score in _control_scores(colours, frozen, malignant, _union(known), test, recipe.evaluate):
+            control = ControlData(index, _union(known), test, shards, recipe.evaluate)
+            answers["mean_colour_score"] = regress(control, colours)
+            for name, score in frozen_scores(control, frozen.pooled, frozen.embeddings(control.references)):
                 answers[f"{name}_score"] = score
             parts.append(answers.assign(repeat=repeat + 1, fold=fold + 1))
     answers = pd.concat(parts, ignore_index=True)
@@ -143,18 +145,6 @@ def _train_and_answer(trainer: Trainer, test: IntArray, checkpoints: Path, recip
     probabilities = classifier.probabilities(scores)
     columns = {"score": scores, "probability": probabilities, "decision": classifier.decide(probabilities).astype(int)}
     return pd.DataFrame({"row": test, **columns})
-
-
-def _control_scores(
-    colours: Floats, frozen: FrozenFeatures, malignant: Bools, known: IntArray, test: IntArray, params: EvaluateParams
-) -> Iterator[tuple[str, Floats]]:
-    """Yield each of `CONTROLS` and its scores of the images at `test`, learned from those at `known`."""
-    labels = malignant[known]
-    yield "mean_colour", regress(colours[known], labels, colours[test])
-    yield "imagenet_features", regress(frozen.pooled[known], labels, frozen.pooled[test], SHRINKAGE)
-    embeddings = frozen.embeddings(known)
-    votes = vote_scores(embeddings[test], embeddings[known], labels, FROZEN_TEMPERATURE, params.vote_penalty)
-    yield "imagenet_votes", votes
 
 
 def pooled_figures(answers: pd.DataFrame, params: EvaluateParams, seed: int) -> dict[str, object]:

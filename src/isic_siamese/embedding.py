@@ -28,7 +28,7 @@ def embed(
         float32 `(N, D)`, unit length.
     """
     encoder.eval()
-    means = [_mean_of_orientations(encoder, encoder, batch, orientations) for batch in batches]
+    means = (_mean_of_orientations(encoder, encoder, batch, orientations) for batch in batches)
     parts = [functional.normalize(mean, dim=1).cpu().numpy() for mean in means]
     return np.concatenate(parts) if parts else np.zeros((0, encoder.embedding_dim), np.float32)
 
