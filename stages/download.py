@@ -11,7 +11,7 @@ from isic_siamese.errors import run_command
 from isic_siamese.files import write_json
 from isic_siamese.mirrors import fetch_release, list_mirrors
 from isic_siamese.params import Params
-from isic_siamese.raw import find_release, link_release
+from isic_siamese.raw import find_release, link_release, only_copies
 from isic_siamese.verification import verify_release
 
 RAW = Path("data/raw")
@@ -24,6 +24,7 @@ def main() -> None:
     """Make data/raw hold the verified release, whichever it is."""
     params = Params()
     named = params.common.release
+    only = only_copies(RAW, RECORD)
     if named == "demo":
         folder = STORE / "demo"
         draw_demo_release(folder, params.section("demo", DemoParams))
@@ -33,7 +34,7 @@ def main() -> None:
     else:
         folder = find_release(named)
     counts = verify_release(folder, RECORD, official=named == "isic2020")
-    link_release(folder, RAW, RECORD)
+    link_release(folder, RAW, STORE, only)
     write_json(METRICS, counts)
 
 

@@ -42,6 +42,15 @@ def test_what_is_not_the_official_release_never_reaches_raw(monkeypatch: pytest.
     assert not Path("metrics/download.json").exists()
 
 
+def test_a_demo_that_is_drawn_anew_leaves_nothing_of_the_one_before() -> None:
+    demo = "patients: 12, images: 24, melanomas: 6, duplicates: 1, test_images: 2, image_px: 64"
+    for seed in (1, 1, 2):
+        Path("params.yaml").write_text(f"release: demo\nseed: 1\nmargin: 1.0\ndemo: {{seed: {seed}, {demo}}}\n")
+        download.main()
+        assert Path("data/raw", release.TRAIN_ZIP).samefile(f"data/releases/demo/{release.TRAIN_ZIP}")
+    assert sorted(path.name for path in Path("data/releases").iterdir()) == ["demo", "verified.json"]
+
+
 def test_a_broken_release_leaves_the_one_in_use(tmp_path: Path) -> None:
     set_release("../folder")
     download.main()

@@ -176,6 +176,14 @@ def test_the_own_mirror_comes_first(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert str(refusal.value) == (
         "ISIC_MIRROR: 'ftp://mirror.invalid' is neither a URL (http://, https://) nor a folder; correct it or unset it"
     )
+    monkeypatch.setenv("ISIC_MIRROR", "~nobody-of-that-name/isic")
+    with pytest.raises(DataError, match=r"^ISIC_MIRROR: '~nobody-of-that-name/isic' is neither"):
+        list_mirrors()
+
+
+def test_a_host_of_an_impossible_name_is_a_mirror_that_has_nothing(store: Path) -> None:
+    with pytest.raises(DataError, match=r"5 of 5 files could not be fetched(.|\n)*http://xn--/ISIC_2020"):
+        fetch(store, "http://xn--/")
 
 
 def fetch_until_killed(store: Path, url: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from isic_siamese import release
 from isic_siamese.errors import DataError
-from isic_siamese.raw import find_release, link_or_copy, link_release
+from isic_siamese.raw import find_release, link_or_copy, link_release, only_copies
 from isic_siamese.verification import verify_release
 from tests.release_folder import TRUTH, write_release, write_truth_v1
 
@@ -26,8 +26,9 @@ def raw(tmp_path: Path) -> Path:
 
 def link(folder: Path, raw: Path) -> None:
     record = raw.parent / "releases/verified.json"
+    only = only_copies(raw, record)
     verify_release(folder, record)
-    link_release(folder, raw, record)
+    link_release(folder, raw, record.parent, only)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -80,7 +81,7 @@ def test_zips_that_a_user_put_into_raw_are_moved_and_not_deleted(folder: Path, r
 def test_raw_itself_may_be_the_release(folder: Path, raw: Path) -> None:
     own = contents(write_release(raw))
     link(raw, raw)
-    assert contents(raw) == own
+    assert contents(raw) == own and not list(raw.parent.glob("releases/found-*"))
     link(folder, raw)
     assert len(list(raw.parent.glob("releases/found-*/*.zip"))) == 2, "the only copy, though verified"
 
@@ -111,8 +112,19 @@ def test_a_file_that_cannot_be_had_leaves_raw_alone(folder: Path, raw: Path) -> 
     broken = shutil.copytree(folder, folder.with_name("broken"))
     (broken / release.TEST_ZIP).unlink()
     with pytest.raises(DataError, match=r"Test_JPEG\.zip: cannot copy .*: No such file or directory; mend that"):
-        link_release(broken, raw, raw.parent / "releases/verified.json")
+        link_release(broken, raw, raw.parent / "releases")
     assert contents(raw) == before
+    assert sorted(path.name for path in raw.parent.iterdir()) == ["raw", "releases"], "nothing half written"
+
+
+def test_raw_may_be_a_symlink_to_another_disk_and_stays_one(folder: Path, raw: Path, tmp_path: Path) -> None:
+    (tmp_path / "big").mkdir()
+    raw.parent.mkdir()
+    raw.symlink_to(tmp_path / "big")
+    for _ in range(2):
+        link(folder, raw)
+        assert raw.is_symlink() and contents(raw) == contents(folder)
+    assert sorted(path.name for path in raw.parent.iterdir()) == ["raw", "releases"]
 
 
 def test_links_of_a_symlink_reach_its_file(folder: Path, raw: Path, tmp_path: Path) -> None:
@@ -132,6 +144,8 @@ def test_a_relative_release_starts_from_the_current_folder(
     with pytest.raises(DataError) as refusal:
         find_release("none")
     assert str(refusal.value) == (
-        f"params.yaml: release: 'none' names no folder ({tmp_path}/none does not exist); "
+        f"params.yaml: release: 'none' names no folder ({tmp_path}/none is none); "
         "wanted demo, isic2020 or a folder that holds the five files of a release"
     )
+    with pytest.raises(DataError, match=r"release: '~nobody-of-that-name/x' names no folder"):
+        find_release("~nobody-of-that-name/x")

@@ -126,7 +126,7 @@ class Fetcher:
             with self.client.stream("GET", url, headers=headers) as response:
                 _require_file(response)
                 self._receive(response, url, part, bar)
-        except (httpx.TooManyRedirects, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+        except (httpx.TooManyRedirects, httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError) as error:
             raise RefusedError(f"{url}: {error}") from None
         except httpx.TransportError as error:
             raise CutError(str(error) or type(error).__name__) from None

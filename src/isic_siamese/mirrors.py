@@ -17,7 +17,7 @@ from isic_siamese import release
 from isic_siamese.errors import DataError
 from isic_siamese.fetch import Fetcher, GivenUpError, Part, RefusedError
 from isic_siamese.files import replacing
-from isic_siamese.raw import link_or_copy
+from isic_siamese.raw import expand_home, link_or_copy
 from isic_siamese.release import refuse
 from isic_siamese.verification import truth_path
 
@@ -49,7 +49,7 @@ def list_mirrors() -> list[str]:
         DataError: it names neither a URL nor a folder.
     """
     own = os.environ.get("ISIC_MIRROR", "")
-    if own and not _is_url(own) and not Path(own).expanduser().is_dir():
+    if own and not _is_url(own) and not expand_home(own).is_dir():
         raise DataError(
             f"ISIC_MIRROR: {own!r} is neither a URL (http://, https://) nor a folder; correct it or unset it"
         )
@@ -126,7 +126,7 @@ def _fetch_from(fetcher: Fetcher, mirror: str, path: Path, bar: "tqdm[Any]") -> 
         try:
             if _is_url(mirror):
                 return fetcher.fetch(f"{mirror.rstrip('/')}/{name}", path.with_name(name), bar)
-            return _link(Path(mirror).expanduser() / name, path.with_name(name))
+            return _link(expand_home(mirror) / name, path.with_name(name))
         except RefusedError as error:
             problems.append(str(error))
     raise RefusedError("; ".join(problems))
@@ -144,13 +144,13 @@ def _n_bytes_to_come(client: httpx.Client, mirrors: Sequence[str], path: Path) -
     held = Part(path).n_bytes()
     for mirror in mirrors:
         if not _is_url(mirror):
-            source = Path(mirror).expanduser() / path.name
+            source = expand_home(mirror) / path.name
             if source.is_file():
                 return 0 if source.stat().st_dev == path.parent.stat().st_dev else source.stat().st_size
             continue
         try:
             answer = client.head(f"{mirror.rstrip('/')}/{path.name}", headers={"Accept-Encoding": "identity"})
-        except (httpx.HTTPError, httpx.InvalidURL):
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError):  # the last: no host can have that name
             continue
         if answer.status_code == 200 and answer.headers.get("Content-Length", "").isdecimal():
             return max(0, int(answer.headers["Content-Length"]) - held)

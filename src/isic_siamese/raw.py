@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from isic_siamese import release
@@ -19,40 +20,64 @@ def find_release(named: str) -> Path:
     Raises:
         DataError: there is no such folder.
     """
-    folder = Path(named).expanduser().resolve()
+    folder = expand_home(named).resolve()
     if not folder.is_dir():
         raise DataError(
-            f"params.yaml: release: {named!r} names no folder ({folder} does not exist); "
+            f"params.yaml: release: {named!r} names no folder ({folder} is none); "
             "wanted demo, isic2020 or a folder that holds the five files of a release"
         )
     return folder
 
 
-def link_release(folder: Path, raw: Path, record: Path) -> None:
+def expand_home(named: str) -> Path:
+    """Return the path `named`, with the home folder for `~`; a user who is not known stays as written."""
+    return Path(os.path.expanduser(named))  # noqa: PTH111 - the one of pathlib fails where there is no such user
+
+
+def only_copies(raw: Path, record: Path) -> list[Path]:
+    """Return the zips in `raw` that are no link, nor a copy of one that `record` knows and that is in its place.
+
+    To be asked before a release is drawn or fetched anew: a link to a file that is replaced becomes the only one.
+    """
+    zips = [path for path in (raw / release.TRAIN_ZIP, raw / release.TEST_ZIP) if path.is_file()]
+    return [path for path in zips if path.stat().st_nlink == 1 and not has_verified_twin(path, record)]
+
+
+def link_release(folder: Path, raw: Path, store: Path, only: Sequence[Path] = ()) -> None:
     """Make `raw` hold exactly the five files of the verified release in `folder`: hard links, or else copies.
 
     The whole folder changes at once, so no moment finds two releases mixed. What `raw` held before goes, being links;
-    but a zip that this function did not put there is moved beside `record` and never deleted.
+    but the `only` copies of a zip are moved into a new folder of `store`. Where `raw` is a symlink, it stays one.
 
     Raises:
         DataError: a file cannot be linked or copied, for want of space say.
     """
+    raw = raw.resolve()
     new, old = raw.with_name(f".{raw.name}.new"), raw.with_name(f".{raw.name}.old")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
+    try:
+        _fill(new, folder)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)  # or a full disk would stay full
+        raise
+    for path in only:
+        if path.stat().st_nlink == 1:  # else `folder` is `raw` itself, and `new` holds it now
+            _set_aside(path, store)
+    shutil.rmtree(old, ignore_errors=True)
+    if raw.exists():
+        raw.rename(old)
+    new.rename(raw)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _fill(new: Path, folder: Path) -> None:
     for name in release.FILES:
         source = truth_path(folder) if name == release.TRUTH_CSV else folder / name
         if source.name == release.TRUTH_V1_CSV:
             write_csv(new / name, release.read_truth(source))
         else:
             link_or_copy(source, new / name)
-    if raw.exists():
-        _set_aside(raw, record)
-    shutil.rmtree(old, ignore_errors=True)
-    if raw.exists():
-        raw.rename(old)
-    new.rename(raw)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -72,11 +97,8 @@ def link_or_copy(source: Path, target: Path) -> None:
             raise DataError(f"{target}: cannot copy {source}: {error.strerror}; mend that and run again") from None
 
 
-def _set_aside(raw: Path, record: Path) -> None:
-    """Move out of `raw` the zips that are no link, nor a copy of one that is verified and still in its place."""
-    for path in (raw / release.TRAIN_ZIP, raw / release.TEST_ZIP):
-        if path.is_file() and path.stat().st_nlink == 1 and not has_verified_twin(path, record):
-            aside = record.with_name(f"found-{path.stat().st_mtime_ns}") / path.name
-            aside.parent.mkdir(parents=True, exist_ok=True)
-            path.rename(aside)
-            log.warning("%s may be the only copy, so it is kept: moved to %s", path, aside)
+def _set_aside(path: Path, store: Path) -> None:
+    aside = store / f"found-{path.stat().st_mtime_ns}" / path.name
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(path, aside)
+    log.warning("%s may be the only copy, so it is kept: moved to %s", path, aside)
