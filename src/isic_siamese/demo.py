@@ -3,9 +3,9 @@
 import math
 import os
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -120,9 +120,9 @@ def draw_demo_release(folder: Path, params: DemoParams, workers: int | None = No
     write_csv(folder / DUPLICATES_CSV, pd.DataFrame(release.duplicates, columns=list(DUPLICATES_COLUMNS)))
     write_csv(folder / TEST_CSV, metadata_table(release.test))
     pictures = [*release.train, *release.test]
-    jpegs = _draw_all(pictures, params.image_px, workers or os.cpu_count() or 1)
-    _write_zip(folder / TRAIN_ZIP, TRAIN_FOLDER, release.train, jpegs)
-    _write_zip(folder / TEST_ZIP, TEST_FOLDER, release.test, jpegs)
+    with closing(_draw_all(pictures, params.image_px, workers or os.cpu_count() or 1)) as jpegs:
+        _write_zip(folder / TRAIN_ZIP, TRAIN_FOLDER, release.train, jpegs)
+        _write_zip(folder / TEST_ZIP, TEST_FOLDER, release.test, jpegs)
 
 
 def plan_release(params: DemoParams) -> Release:
@@ -233,7 +233,7 @@ def _draw_picture(
     )
 
 
-def _draw_all(pictures: Sequence[Picture], image_px: int, workers: int) -> Iterator[bytes]:
+def _draw_all(pictures: Sequence[Picture], image_px: int, workers: int) -> Generator[bytes]:
     """Yield the JPEG of each picture, in order, showing progress."""
     tasks = zip(*[(p.patient.skin, p.signs, image_px, p.seed, p.quality) for p in pictures], strict=True)
     with ExitStack() as stack:

@@ -2,8 +2,14 @@
 
 import errno
 import logging
+import os
+import signal
 import sys
 from collections.abc import Callable
+
+FULL = {errno.ENOSPC, errno.EDQUOT}  # as the system has it where a disk takes no more
+# And where a file may not be read or written, or where a folder or a file is the other one.
+BARRED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EIO}
 
 
 class UserError(Exception):
@@ -23,20 +29,27 @@ class TrainingError(UserError):
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run `main` as a command: log to stderr, and turn a `UserError` into one message and exit status 1."""
+    """Run `main` as a command: log to stderr, and turn a `UserError` into one message and exit status 1.
+
+    So is a disk that is full or bars the way. A SIGTERM ends it as Ctrl-C does, with nothing half written left behind.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         main()
+        sys.stdout.flush()
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
+    except BrokenPipeError:  # whoever read the answers, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed at the very end
+        sys.exit(1)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in FULL | BARRED:
             raise
-        sys.stderr.write(
-            f"error: {error.filename or 'the disk'}: {error.strerror}; free some space and run this again\n"
-        )
+        advice = "free some space" if error.errno in FULL else "mend that"
+        sys.stderr.write(f"error: {error.filename or 'the disk'}: {error.strerror}; {advice} and run this again\n")
         sys.exit(1)
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")

@@ -1,0 +1,83 @@
+"""How a command ends: by a message, by a signal, or because who reads it has seen enough."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from isic_siamese.errors import DataError, run_command
+
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
+DEMO = """
+release: demo
+seed: 1
+margin: 1.0
+demo: {seed: 1, patients: 12, images: 400, melanomas: 6, duplicates: 1, test_images: 2, image_px: 256}
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (DataError("a.csv: no rows"), "error: a.csv: no rows\n"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "a.npy"),
+            "error: a.npy: No space left on device; free some space and run this again\n",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "a.csv"),
+            "error: a.csv: Permission denied; mend that and run this again\n",
+        ),
+    ],
+)
+def test_what_a_user_can_mend_is_one_message_and_exit_status_1(
+    error: Exception, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        run_command(fail)
+    assert stop.value.code == 1 and capsys.readouterr().err == message
+
+
+def test_what_no_user_can_mend_keeps_its_traceback() -> None:
+    with pytest.raises(FileNotFoundError):
+        run_command(Path("/no/such/file").unlink)
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    code = """
+from isic_siamese.errors import run_command
+run_command(lambda: [print("line") for _ in range(10**6)])
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout and process.stderr
+        assert process.stdout.readline() == b"line\n"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stage_that_is_ended_takes_its_workers_along(tmp_path: Path, number: signal.Signals) -> None:
+    """A scheduler sends SIGTERM first: nothing half written is left then."""
+    (tmp_path / "params.yaml").write_text(DEMO)
+    stage = [sys.executable, "-m", "stages.download"]
+    with subprocess.Popen(stage, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE) as process:
+        while not list(tmp_path.glob("data/releases/demo/.*.zip")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(number)
+        process.communicate(timeout=60)  # the workers hold the pipe as well, until they end
+    assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
+    if number == signal.SIGTERM:
+        assert not list(tmp_path.glob("data/releases/demo/*.zip")) + list(tmp_path.glob("data/releases/demo/.*"))
