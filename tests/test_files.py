@@ -1,10 +1,11 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from isic_siamese.files import replacing, write_csv, write_json
+from isic_siamese.files import replacing, write_csv, write_json, write_npy
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -36,3 +37,17 @@ def test_json_has_six_decimals_in_its_own_order_and_no_nan(tmp_path: Path) -> No
 def test_csv_has_line_feeds_six_decimals_and_no_index(tmp_path: Path) -> None:
     write_csv(tmp_path / "t.csv", pd.DataFrame({"name": ["a", "b"], "value": [1 / 3, 2.0]}))
     assert (tmp_path / "t.csv").read_bytes() == b"name,value\na,0.333333\nb,2.000000\n"
+
+
+@pytest.mark.parametrize("array", [np.arange(24, dtype=np.uint8).reshape(2, 3, 4), np.ones((0, 3)), np.zeros(1, "f4")])
+def test_an_array_is_written_as_numpy_writes_it(tmp_path: Path, array: np.ndarray) -> None:
+    write_npy(tmp_path / "ours.npy", array)
+    np.save(tmp_path / "theirs.npy", array)
+    assert (tmp_path / "ours.npy").read_bytes() == (tmp_path / "theirs.npy").read_bytes()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_an_array_that_a_full_disk_does_not_take_says_so(tmp_path: Path) -> None:
+    (tmp_path / f".{os.getpid()}.a.npy").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"No space left on device: '.*/a\.npy'"):
+        write_npy(tmp_path / "a.npy", np.zeros(1 << 20))

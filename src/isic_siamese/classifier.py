@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from isic_siamese.arrays import Bools, Floats
 from isic_siamese.errors import DataError
-from isic_siamese.files import replacing
+from isic_siamese.files import write_json
 
 
 def platt_calibration(scores: Floats, malignant: Bools) -> tuple[float, float]:
@@ -85,8 +85,7 @@ def fit_classifier(scores: Floats, malignant: Bools, neighbours: int, orientatio
 
 def write_classifier(path: Path, classifier: Classifier) -> None:
     """Write the numbers as JSON, in full: six digits would move images that lie at the threshold."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(asdict(classifier), indent=2) + "\n", encoding="utf-8", newline="\n")
+    write_json(path, asdict(classifier), rounded=False)
 
 
 def read_classifier(path: Path) -> Classifier:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 
@@ -34,14 +35,21 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
         table.to_csv(temporary, index=False, lineterminator="\n", float_format="%.6f")
 
 
-def write_json(path: Path, content: Mapping[str, object]) -> None:
-    """Write `content` as JSON in its own order, floats rounded to six places so that diffs stay readable.
+def write_npy(path: Path, array: np.ndarray) -> None:
+    """Write `array`, in C order, as `np.save` does; but that says no word of a full disk when the disk is full."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data)
+
+
+def write_json(path: Path, content: Mapping[str, object], rounded: bool = True) -> None:
+    """Write `content` as JSON in its own order; `rounded`, its floats have six places, so that diffs stay readable.
 
     Raises:
         ValueError: a float is not finite.
     """
     with replacing(path) as temporary:
-        text = json.dumps(_rounded(content), indent=2, allow_nan=False)
+        text = json.dumps(_rounded(content) if rounded else content, indent=2, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8", newline="\n")
 
 

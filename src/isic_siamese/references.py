@@ -9,7 +9,7 @@ import pandas as pd
 
 from isic_siamese.arrays import Bools, Embeddings, Floats
 from isic_siamese.errors import DataError
-from isic_siamese.files import replacing, write_csv
+from isic_siamese.files import write_csv, write_npy
 from isic_siamese.votes import Votes, fit_votes, in_chunks, read_votes, write_votes
 
 EMBEDDINGS_NPY = "embeddings.npy"
@@ -74,8 +74,7 @@ def pick_references(
 
 def write_references(folder: Path, embeddings: Embeddings, references: References) -> None:
     """Write the embeddings `(N, D)` of all images of the release, which of them are references, and how they vote."""
-    with replacing(folder / EMBEDDINGS_NPY) as temporary:
-        np.save(temporary, embeddings)
+    write_npy(folder / EMBEDDINGS_NPY, embeddings)
     write_csv(folder / REFERENCES_CSV, references.table)
     write_votes(folder, references.votes)
 

@@ -15,7 +15,7 @@ from scipy.linalg import solve_triangular
 from sklearn.linear_model import LogisticRegression
 
 from isic_siamese.arrays import Bools, Embeddings, Floats
-from isic_siamese.files import replacing
+from isic_siamese.files import write_json, write_npy
 
 TEMPERATURE, PENALTY = 0.1, 0.3  # where no others are given
 LEARNED, VOTERS = 8192, 1024  # references, at most, that are learned from, and of these, that have a vote
@@ -129,11 +129,9 @@ def in_chunks(embeddings: Embeddings, references: Embeddings) -> list[Embeddings
 
 def write_votes(folder: Path, votes: Votes) -> None:
     """Write the weights as `votes.npy` and the two numbers beside them as `votes.json`, in full."""
-    with replacing(folder / VOTES_NPY) as temporary:
-        np.save(temporary, votes.weights)
-    with replacing(folder / VOTES_JSON) as temporary:
-        numbers = {"intercept": votes.intercept, "temperature": votes.temperature}
-        temporary.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8", newline="\n")
+    write_npy(folder / VOTES_NPY, votes.weights)
+    numbers = {"intercept": votes.intercept, "temperature": votes.temperature}
+    write_json(folder / VOTES_JSON, numbers, rounded=False)
 
 
 def read_votes(folder: Path) -> Votes:
