@@ -27,7 +27,7 @@ def main() -> None:
     test = release.read_test_metadata(RAW / release.TEST_CSV)
     check_excluded(params.exclude, [*truth["image_name"], *test["image"]])
 
-    removed = drop_images(truth, duplicates["image_name_2"].tolist(), params.exclude)
+    removed = drop_images(truth, duplicates, params.exclude)
     kept = truth[~truth["image_name"].isin(removed["image_name"])]
     kept_test = test[~test["image"].isin(params.exclude)]
     members = [f"{release.TRAIN_FOLDER}{name}.jpg" for name in kept["image_name"]]

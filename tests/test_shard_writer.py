@@ -161,8 +161,18 @@ def test_fewer_shards_than_before_leave_none_of_the_old_ones(tmp_path: Path, sou
 
 def test_the_reasons_for_leaving_images_out_are_told_apart() -> None:
     truth = pd.DataFrame({"image_name": ["A", "B", "C", "D"]})
-    removed = drop_images(truth, duplicates=["D", "B", "Z"], exclude=["B", "A"])
+    duplicates = pd.DataFrame({"image_name_1": ["C", "C", "C"], "image_name_2": ["D", "B", "Z"]})
+    removed = drop_images(truth, duplicates, exclude=["B", "A"])
     assert removed.to_numpy().tolist() == [["A", "excluded"], ["B", "excluded"], ["D", "duplicate"]]
+
+
+def test_the_first_copy_stands_in_for_an_original_that_is_excluded() -> None:
+    truth = pd.DataFrame({"image_name": ["A", "B", "C", "D"]})
+    duplicates = pd.DataFrame({"image_name_1": ["A", "A", "A"], "image_name_2": ["B", "C", "D"]})
+    for exclude, kept in ((["A"], "B"), (["A", "B"], "C"), (["B"], "A")):
+        removed = drop_images(truth, duplicates, exclude)
+        assert set(truth["image_name"]) - set(removed["image_name"]) == {kept}
+        assert removed.set_index("image_name")["reason"].eq("excluded").sum() == len(exclude)
 
 
 def test_a_misspelt_name_to_exclude_is_refused() -> None:

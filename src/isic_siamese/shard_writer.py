@@ -29,7 +29,7 @@ from tqdm import tqdm
 from isic_siamese import images
 from isic_siamese.errors import DataError, ParamsError
 from isic_siamese.executors import start_executor
-from isic_siamese.files import replacing, write_csv
+from isic_siamese.files import write_csv, write_npy
 from isic_siamese.images import Fit, decode_sized
 from isic_siamese.params import Count, Section
 
@@ -77,13 +77,19 @@ class ShardTask:
         return self.target.exists() and self.sizes.exists()
 
 
-def drop_images(truth: pd.DataFrame, duplicates: Sequence[str], exclude: Sequence[str]) -> pd.DataFrame:
+def drop_images(truth: pd.DataFrame, duplicates: pd.DataFrame, exclude: Sequence[str]) -> pd.DataFrame:
     """Return the rows `image_name, reason` of the images of `truth` to leave out, in its order.
 
-    The reason is `excluded` (the user said so), else `duplicate` (the same picture is there under another name).
+    The reason is `excluded` (the user said so), else `duplicate`: the same picture is there under another name, the
+    `image_name_1` of `duplicates`, or where that one is excluded, the first of its copies.
     """
     names = truth["image_name"]
-    reasons = names.map(dict.fromkeys(duplicates, "duplicate") | dict.fromkeys(exclude, "excluded"))
+    copies = duplicates[~duplicates["image_name_2"].isin(exclude)]
+    first = copies["image_name_1"]
+    stands_in = first.isin(exclude) & ~first.duplicated()
+    reasons = names.map(
+        dict.fromkeys(copies.loc[~stands_in, "image_name_2"], "duplicate") | dict.fromkeys(exclude, "excluded")
+    )
     return pd.DataFrame({"image_name": names, "reason": reasons}).dropna()
 
 
@@ -161,8 +167,7 @@ def write_shard(task: ShardTask) -> list[str]:
                 problems.append(f"{task.source.name}/{member}: {error}")
     if not problems:
         write_csv(task.sizes, pd.DataFrame(sizes, columns=["width", "height"]))
-        with replacing(task.target) as temporary:
-            np.save(temporary, shard)
+        write_npy(task.target, shard)
     return problems
 
 
@@ -189,6 +194,8 @@ def _open_zip(path: Path, modified_ns: int) -> ZipFile:  # noqa: ARG001 - a repl
         return ZipFile(path)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; run 'dvc repro download'") from None
+    except PermissionError:
+        raise
     except (BadZipFile, OSError) as error:
         raise DataError(f"{path}: not a whole zip: {error}; delete it and run 'dvc repro download'") from None
 
@@ -232,7 +239,7 @@ def _run(tasks: Sequence[ShardTask], workers: int | None) -> list[str]:
 
 
 def _read_sizes(tasks: Sequence[ShardTask]) -> pd.DataFrame:
-    if not tasks:  # a release may come without test images
+    if not tasks:  # all test images are excluded
         return pd.DataFrame({"width": [], "height": []}, dtype="int64")
     return pd.concat([pd.read_csv(task.sizes) for task in tasks], ignore_index=True)
 
