@@ -53,7 +53,7 @@ def main() -> None:
     pairs = read_pairs(PAIRS_CSV)
 
     shards = Shards(SHARDS)
-    removed = pd.read_csv(SHARDS / "removed.csv", dtype=str)["image_name"]
+    removed = pd.read_csv(SHARDS / "removed.csv", dtype=str, keep_default_na=False)["image_name"]
     all_rows = index["row"].to_numpy()
     checked = check_leaks(index, rows, removed, thumbnails(shards.batches(all_rows, READ_BATCH, "check for leaks")))
     encoder = read_model(MODELS)

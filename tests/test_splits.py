@@ -91,6 +91,8 @@ def test_a_patient_without_a_split_is_named() -> None:
         ("patient,split\na,train\n", "wanted columns patient_id,split"),
         ("patient_id,split\na,training\n", "splits train, val, test"),
         ("patient_id,split\na,train\na,val\n", "patient a is listed twice"),
+        ("", "splits.csv: not a table of splits: No columns"),
+        ("patient_id,split\na,train,b\nb,c,d,e\n", "splits.csv: not a table of splits: "),
     ],
 )
 def test_a_wrong_splits_file_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
@@ -99,3 +101,8 @@ def test_a_wrong_splits_file_is_refused(tmp_path: Path, content: str | None, mes
         path.write_text(content)
     with pytest.raises(DataError, match=message):
         read_splits(path)
+
+
+def test_a_patient_may_have_the_name_of_a_missing_value(tmp_path: Path) -> None:
+    (tmp_path / "splits.csv").write_text("patient_id,split\nNA,train\nnull,val\n")
+    assert read_splits(tmp_path / "splits.csv")["patient_id"].tolist() == ["NA", "null"]
