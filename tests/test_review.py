@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from isic_siamese.errors import DataError
 from isic_siamese.review import judge
 from isic_siamese.staleness import stale_locks
 from tests.checkout import ENVIRONMENT, ROOT, Repository
@@ -36,6 +37,7 @@ stages:
     metrics: [{metrics/evaluate.json: {cache: false}}]
     plots: [{metrics/plots/roc.png: {cache: false}}]
 """
+ROC_IS_MAP = "metrics/plots/map.png, metrics/plots/roc.png, metrics/plots/map.png is not in git"
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +160,8 @@ def test_a_stale_lock_fails_with_one_sentence_and_the_comment_holds_it(branch: R
         ("metrics/evaluate.json", "0.85", "0.99", "evaluate (metrics/evaluate.json)"),
         ("dvc.yaml", "deps: [evaluate.py]", "deps: [evaluate.py, dvc.yaml]", "evaluate (dvc.yaml)"),
         ("dvc.yaml", "cmd: python evaluate.py", "cmd: python -B evaluate.py", "evaluate (cmd)"),
-        ("dvc.yaml", "roc.png: {cache", "map.png: {cache", "evaluate (metrics/plots/map.png is not in git)"),
+        ("dvc.yaml", "roc.png: {cache", "map.png: {cache", f"evaluate ({ROC_IS_MAP})"),
+        ("dvc.yaml", "outs: [data/answers.csv]", "outs: [data/a.csv]", "evaluate (data/a.csv, data/answers.csv)"),
         ("dvc.yaml", "  evaluate:\n", "  second: {cmd: 'true'}\n  evaluate:\n", "second (never ran)"),
     ],
 )
@@ -168,6 +171,12 @@ def test_a_lock_is_stale_when_what_git_tracks_is_not_what_it_holds(
     assert stale_locks(branch.folder) == []
     edit(branch, name, old, new)
     assert stale_locks(branch.folder) == [f"dvc.lock is stale: {why}: run 'dvc repro' and commit dvc.lock and metrics/"]
+
+
+def test_a_lock_with_the_marks_of_a_merge_is_named_with_what_to_do(branch: Repository) -> None:
+    edit(branch, "dvc.lock", "schema: '2.0'\n", "<<<<<<< HEAD\nschema: '2.0'\n=======\n")
+    with pytest.raises(DataError, match=r"dvc\.lock: not YAML(.|\n)*after a merge take either side, then 'dvc repro'"):
+        stale_locks(branch.folder)
 
 
 def test_a_lock_that_is_missing_or_merged_from_two_runs_is_stale(branch: Repository) -> None:

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from isic_siamese.errors import DataError
 
 # A definition, and what makes its lock anew. The second runs on demand, so it may have no lock yet.
 PIPELINES = {"dvc.yaml": "dvc repro", "stages/dvc.yaml": "dvc repro stages/dvc.yaml"}
@@ -18,7 +21,11 @@ Stages = Mapping[str, Mapping[str, Any]]
 
 
 def stale_locks(root: Path) -> list[str]:
-    """Return a sentence for each stale lock below `root`: which stages, why, and what to run."""
+    """Return a sentence for each stale lock below `root`: which stages, why, and what to run.
+
+    Raises:
+        DataError: a definition or a lock is not YAML, as with the marks of a merge in it.
+    """
     tracked = set(_tracked(root))
     sentences = []
     for definition, command in PIPELINES.items():
@@ -42,7 +49,10 @@ def _tracked(root: Path) -> list[str]:
 
 
 def _stages(path: Path) -> Stages:
-    content = YAML(typ="safe").load(path.read_text(encoding="utf-8")) if path.exists() else None
+    try:
+        content = YAML(typ="safe").load(path.read_text(encoding="utf-8")) if path.exists() else None
+    except YAMLError as error:
+        raise DataError(f"{path}: not YAML: {error}; after a merge take either side, then 'dvc repro'") from None
     stages: Stages = (content or {}).get("stages", {})
     return stages
 
@@ -58,12 +68,17 @@ def _reasons(
         yield "cmd"
     hashes = {kind: {entry["path"]: entry["md5"] for entry in locked.get(kind, [])} for kind in ("deps", "outs")}
     yield from sorted(set(stage.get("deps", [])) ^ set(hashes["deps"]))
+    yield from sorted(set(_results(stage, "outs", "metrics", "plots")) ^ set(hashes["outs"]))
     for path, md5 in (hashes["deps"] | hashes["outs"]).items():
         if path in tracked and _md5(root / path) != md5:
             yield path
-    results = [next(iter(entry)) for kind in ("metrics", "plots") for entry in stage.get(kind, [])]
-    yield from (f"{path} is not in git" for path in results if path not in tracked)
+    yield from (f"{path} is not in git" for path in _results(stage, "metrics", "plots") if path not in tracked)
     yield from _changed_params(root, stage, locked)
+
+
+def _results(stage: Mapping[str, Any], *kinds: str) -> list[str]:
+    """Return the paths of these kinds; an entry is one, or one with its settings."""
+    return [entry if isinstance(entry, str) else next(iter(entry)) for kind in kinds for entry in stage.get(kind, [])]
 
 
 def _md5(path: Path) -> str | None:
