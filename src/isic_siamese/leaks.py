@@ -116,7 +116,7 @@ def check_leaks(index: pd.DataFrame, rows: dict[str, Rows], removed: pd.Series, 
     if problems:
         raise DataError(
             "data/splits.csv: the splits share " + "; ".join(problems) + "; list one image of each in shards.exclude, "
-            "or run 'dvc repro -f split'"
+            "or change seed in params.yaml"
         )
     return {
         "patients": int(index["patient_id"].nunique()),

@@ -38,8 +38,9 @@ def draw_pairs(
     """Draw one pass over the images of a split as balanced pairs, ordered block by block.
 
     Half of the pairs are the same class, half different; of the same ones half are melanoma, half benign. Every image
-    of the larger class comes once; those of the smaller one as often as it takes to match. No image is paired
-    with itself. A block holds `pairs_per_block` pairs, fewer where a split has too few images to tell them apart.
+    of the larger class is a view once, those of the smaller one as often as it takes to match; where a block has few
+    pairs for its views, some are in none. No image is paired with itself. A block holds `pairs_per_block` pairs, fewer
+    where a split has too few images to tell them apart.
 
     Args:
         rows: the images of one split, `(n,)`.
@@ -61,7 +62,7 @@ def draw_pairs(
             raise DataError(f"pairs: wanted at least 2 {name} images in a split, got {len(members)}")
     n = max(len(members) for members in classes)
     n_blocks = -(-n // (params.views_per_block // 2))
-    # array_split keeps the blocks even, so that none is left with too few views to pair.
+    # array_split keeps the blocks even, so that the last one is not left with a view or two.
     melanoma, benign = (np.array_split(_views(members, n, rng, oversample), n_blocks) for members in classes)
     blocks = [_pair_block(m, b, params.pairs_per_block, rng) for m, b in zip(melanoma, benign, strict=True)]
     return pd.DataFrame(np.concatenate(blocks), columns=COLUMNS)

@@ -121,6 +121,8 @@ def _read_table(path: Path, columns: Sequence[str], optional: str = "", may_be_e
             header, *lines = list(csv.reader(file, strict=True)) or [[]]
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; run 'dvc repro download'") from None
+    except PermissionError:
+        raise
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: not a readable CSV: {error}; take another copy of it") from None
     if header not in (list(columns), [name for name in columns if name != optional]):

@@ -42,6 +42,8 @@ def read_directory(path: Path, folder: str, names: Iterable[str]) -> list[ZipInf
             members = archive.infolist()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; run 'dvc repro download'") from None
+    except PermissionError:
+        raise
     except _BROKEN as error:
         raise DataError(f"{path}: not a whole zip: {error}; delete it and fetch it again") from None
     problems = _hostile(members)
@@ -59,7 +61,7 @@ def read_directory(path: Path, folder: str, names: Iterable[str]) -> list[ZipInf
 def _hostile(members: Sequence[ZipInfo]) -> list[str]:
     """Say what no honest zip of images would hold, a line a kind."""
     checks: dict[str, Callable[[ZipInfo], object]] = {
-        "absolute, '..' or hidden member name": _has_bad_name,
+        "member name that is absolute, or has '..' or a NUL": _has_bad_name,
         "link or device": lambda member: stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR),
         "encrypted member": lambda member: member.flag_bits & ENCRYPTED,
         "archive within the archive": lambda member: PurePosixPath(member.filename).suffix.lower() in ARCHIVES,
