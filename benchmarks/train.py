@@ -76,8 +76,16 @@ class TwoBranches:
     def __init__(self, trainer: Trainer, dataset: PairsOf, n_pairs: int) -> None:
         self.trainer, on_cuda = trainer, trainer.device.type == "cuda"
         workers = os.cpu_count() or 1 if on_cuda else 0
+        # Batches on their way lie in /dev/shm, 0.1 GB each where they have 1,024 pairs: one a worker.
+        ahead = 1 if workers else None
         self.loader = DataLoader(
-            dataset, n_pairs, shuffle=True, drop_last=True, num_workers=workers, pin_memory=on_cuda
+            dataset,
+            n_pairs,
+            shuffle=True,
+            drop_last=True,
+            num_workers=workers,
+            prefetch_factor=ahead,
+            pin_memory=on_cuda,
         )
         self.batches: Iterator[list[Tensor]] = iter(())
 
@@ -116,7 +124,7 @@ def read_data(folder: Path, work: Path) -> TrainingData:
         shards, malignant = Shards(work), np.arange(512) % 8 == 0
     rows, section = np.arange(len(shards)), Params().section("pairs", PairsParams)
     pairs = draw_pairs(rows, malignant, section, np.random.default_rng(0), oversample=True)
-    return TrainingData(shards, malignant, rows, rows, pairs, section.pairs_per_block)
+    return TrainingData(shards, malignant, rows, rows, pairs)
 
 
 def read_jpegs(path: Path) -> tuple[list[bytes], str]:
@@ -167,7 +175,7 @@ def make_loops(run: Trainer, jpegs: list[bytes]) -> tuple[dict[str, Loop], dict[
         f"two branches from our shards, {PAIRS} pairs": TwoBranches(run, of_shards, PAIRS),
     }
     if run.device.type == "cuda":
-        n = run.data.pairs_per_step
+        n = len(run.steps[middle(run)].same)
         rivals[f"two branches from our shards, {n} pairs"] = TwoBranches(run, of_shards, n)
     steps = endless_steps(run)
     return {"ours": lambda: next(steps), "bare encoder": bare}, rivals
@@ -219,13 +227,14 @@ def ratio(seconds: dict[str, list[float]], over: str, under: str) -> float:
 
 def speed_tables(run: Trainer, seconds: dict[str, list[float]]) -> list[str]:
     """Return the tables of speed as Markdown."""
-    n_images = len(run.steps[middle(run)].rows)
+    step_of_ours = run.steps[middle(run)]
+    n_images, most = len(step_of_ours.rows), len(step_of_ours.same)
     lines = ["| loop | pairs/s | images/s through the encoder | ours, pairs/s |", "|---|---:|---:|---:|"]
     for name in (name for name in seconds if name == "ours" or name.startswith("two branches")):
-        n_pairs = run.data.pairs_per_step if name == "ours" else int(name.split()[-2])
+        n_pairs = most if name == "ours" else int(name.split()[-2])
         second = statistics.median(seconds[name])
         images = n_images if name == "ours" else 2 * n_pairs
-        faster = ratio(seconds, name, "ours") * run.data.pairs_per_step / n_pairs
+        faster = ratio(seconds, name, "ours") * most / n_pairs
         lines.append(f"| {name} | {n_pairs / second:,.0f} | {images / second:,.1f} | {faster:,.1f}x |")
     step = statistics.median(seconds["ours"])
     lines += ["", "| a step of ours | ms | share |", "|---|---:|---:|", f"| all | {1000 * step:,.1f} | 100% |"]

@@ -1,5 +1,12 @@
-"""What every test shares: one thread a process, because small tensors gain nothing from more; and one run pipeline."""
+"""What every test shares: one thread a process, because small tensors gain nothing from more; and one run pipeline.
 
+The tests run on the CPU, to its digits, whatever the machine has. Those of `tests/test_cuda.py` need a GPU, and are run
+by `pytest --numprocesses=0 -m cuda`.
+"""
+
+import os
+
+import pytest
 import torch
 
 from tests.checkout import checkout
@@ -7,3 +14,9 @@ from tests.checkout import checkout
 __all__ = ["checkout"]
 
 torch.set_num_threads(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide the GPUs from the tests and from the processes that they start."""
+    if config.getoption("markexpr") != "cuda":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""

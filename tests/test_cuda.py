@@ -1,0 +1,54 @@
+"""What holds on a GPU only: `pytest --numprocesses=0 -m cuda`."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from isic_siamese.image_source import ImageSource
+from isic_siamese.trainer import Trainer
+from isic_siamese.training_data import TrainingData
+from tests.toy import draw_data, make_trainer
+
+pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")]
+
+ALL_GROUPS = 6  # of the toy's encoder
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> TrainingData:
+    return draw_data(tmp_path)
+
+
+def prepare(data: TrainingData, resident: bool, frozen_groups: int) -> Trainer:
+    run = make_trainer(data, frozen_groups=frozen_groups)
+    run.images = ImageSource(data.shards, run.device, resident)
+    run.ahead = 2
+    return run
+
+
+@pytest.mark.parametrize("frozen_groups", [0, ALL_GROUPS])
+@pytest.mark.parametrize("resident", [True, False])
+def test_a_step_never_makes_the_host_wait_for_the_device(
+    data: TrainingData, resident: bool, frozen_groups: int
+) -> None:
+    run = prepare(data, resident, frozen_groups)
+    losses = run.run_steps(0, run.epoch_order(0))
+    next(losses), next(losses)  # allocates and caches
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        next(losses), next(losses)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("frozen_groups", [0, ALL_GROUPS])
+def test_the_same_seed_gives_the_same_bits_wherever_the_images_lie(data: TrainingData, frozen_groups: int) -> None:
+    weights = []
+    for resident in (True, True, False):
+        run = prepare(data, resident, frozen_groups)
+        assert run.device.type == "cuda"
+        list(run.run_steps(0, run.epoch_order(0)))
+        weights.append(run.encoder.state_dict())
+    for other in weights[1:]:
+        assert all(torch.equal(other[name], weights[0][name]) for name in other)
