@@ -46,8 +46,8 @@ def run_as_isic(folder: Path, n_steps: int | None, results: Connection) -> None:
     pairs = draw_pairs(rows, malignant[rows], section, np.random.default_rng(0), oversample=True)
     changed: dict[str, object] = {}
     if n_steps is not None:
-        pairs, changed = pairs[: n_steps * section.pairs_per_block], {"epochs": 1}
-    run = make_trainer(TrainingData(shards, malignant, rows, val, pairs, section.pairs_per_block), **changed)
+        pairs, changed = pairs[pairs["block"] < n_steps], {"epochs": 1}
+    run = make_trainer(TrainingData(shards, malignant, rows, val, pairs), **changed)
     built = time.perf_counter()
     ends = [built]
     train(run, folder / "checkpoints", lambda _: ends.append(time.perf_counter()))

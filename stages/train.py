@@ -10,11 +10,12 @@ import pandas as pd
 
 from isic_siamese import ranks
 from isic_siamese.augment import AugmentParams
+from isic_siamese.checkpoint import forget_runs
 from isic_siamese.errors import run_command
 from isic_siamese.files import write_csv, write_json
 from isic_siamese.histograms import pair_distances, write_histograms
 from isic_siamese.model_files import write_model
-from isic_siamese.pairs import PairsParams, read_pairs
+from isic_siamese.pairs import read_pairs
 from isic_siamese.params import Params
 from isic_siamese.shards import Shards, read_index
 from isic_siamese.splits import read_splits, rows_of
@@ -22,6 +23,7 @@ from isic_siamese.trainer import Trainer
 from isic_siamese.training import Trained, train
 from isic_siamese.training_data import TrainingData, TrainParams
 
+CHECKPOINTS = Path("data/checkpoints/train")
 CURVE = Path("metrics/plots/train.csv")
 DISTANCES = Path("metrics/plots/train_distances.png")
 
@@ -30,15 +32,16 @@ def main() -> None:
     """Run the stage, in one process or as one of several that torchrun started, of which the first writes."""
     with ranks.joined():
         params = Params()
-        data = read_data(params)
+        data = read_data()
         section, recipe = params.section("train", TrainParams), params.section("augment", AugmentParams)
         trainer = Trainer(data, section, recipe, params.common.margin, params.common.seed)
-        trained = train(trainer, Path("data/checkpoints/train"), write_curve)
+        trained = train(trainer, CHECKPOINTS, write_curve)
         if ranks.rank() == 0:
             write_results(trained, data, params.common.margin)
+            forget_runs(CHECKPOINTS)
 
 
-def read_data(params: Params) -> TrainingData:
+def read_data() -> TrainingData:
     """Read what training reads."""
     folder = Path("data/shards/train")
     index, splits = read_index(folder), read_splits(Path("data/splits.csv"))
@@ -48,7 +51,6 @@ def read_data(params: Params) -> TrainingData:
         train_rows=rows_of(index, splits, "train"),
         val_rows=rows_of(index, splits, "val"),
         pairs=read_pairs(Path("data/pairs/train.csv")),
-        pairs_per_step=params.section("pairs", PairsParams).pairs_per_block,
     )
 
 
@@ -62,6 +64,7 @@ def write_results(trained: Trained, data: TrainingData, margin: float) -> None:
     """Write the model, its figures, and how far apart the pairs of the validation split were."""
     write_model(Path("data/models"), trained.encoder)
     write_json(Path("metrics/train.json"), trained.summary())
+    write_curve(trained.history)  # again, for a run that was killed after its last epoch and has none to come
     pairs = read_pairs(Path("data/pairs/val.csv"))
     titles = {"Validation pairs, epoch 1": trained.first}
     titles[f"Validation pairs, epoch {int(trained.summary()['best_epoch'])}, the best"] = trained.best

@@ -35,6 +35,13 @@ def test_an_unknown_encoder_is_refused_with_names_near_it() -> None:
         build_encoder("resnet19", "none", 3, 8, 32)
 
 
+def test_an_encoder_that_takes_no_images_of_the_size_is_refused() -> None:
+    with pytest.raises(
+        ParamsError, match=r"train.encoder: vit_tiny_patch16_224 takes no images of 128 px: .*; take another"
+    ):
+        build_encoder("vit_tiny_patch16_224", "none", 1, 8, 128)
+
+
 def test_imagenet_weights_of_another_encoder_are_refused_because_nothing_is_fetched() -> None:
     with pytest.raises(
         ParamsError, match=r"at hand for tf_efficientnet_lite0 only, not for resnet18; set train.weights"

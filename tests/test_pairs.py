@@ -62,11 +62,23 @@ def test_validation_and_test_pairs_show_each_image_as_it_is() -> None:
 def test_a_block_of_consecutive_pairs_touches_no_more_views_than_named() -> None:
     pairs, _ = draw(50, 320)
     assert len(pairs) == 10 * 1024
-    for start in range(0, len(pairs), 1024):
-        block = pairs.iloc[start : start + 1024]
+    assert (pairs["block"] == np.arange(len(pairs)) // 1024).all()
+    for _, block in pairs.groupby("block"):
         ends = np.concatenate([block[["left", "left_view"]], block[["right", "right_view"]]])
         assert len(np.unique(ends, axis=0)) == 64
         assert not block.duplicated().any()
+
+
+@pytest.mark.parametrize("pairs_per_block", [64, 112])
+def test_a_block_with_fewer_pairs_than_asked_for_is_a_block_all_the_same(pairs_per_block: int) -> None:
+    """Copies of one image make no pair, so with few melanomas some blocks cannot have as many as the others."""
+    malignant = np.arange(60) < 5
+    params = PairsParams(views_per_block=16, pairs_per_block=pairs_per_block)
+    pairs = draw_pairs(np.arange(60), malignant, params, np.random.default_rng(0), oversample=True)
+    for _, block in pairs.groupby("block"):
+        ends = np.concatenate([block[["left", "left_view"]], block[["right", "right_view"]]])
+        assert len(block) <= pairs_per_block and len(np.unique(ends, axis=0)) <= 16
+    assert (pairs.groupby("block").size() < pairs_per_block).any() == (pairs_per_block == 112)
 
 
 def test_the_side_of_a_pair_says_nothing_of_the_class() -> None:

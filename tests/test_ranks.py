@@ -37,6 +37,8 @@ SCRIPT = """
         frozen = make_trainer(data, epochs=2, frozen_groups=6)  # all; a process then pools a share of the copies
         frozen.ahead = 3
         found["frozen losses"] = torch.tensor(train(frozen, folder / "checkpoints", lambda _: None).history["loss"])
+        halved = make_trainer(data, epochs=1, precision="bfloat16")
+        found["bfloat16 losses"] = torch.tensor(train(halved, folder / "checkpoints", lambda _: None).history["loss"])
         found["embeddings"] = torch.from_numpy(trained.best)
         found |= {f"buffer {name}": buffer for name, buffer in trained.encoder.named_buffers()}
         torch.save(found, folder / f"found-{ranks.rank()}.pt")
@@ -81,6 +83,7 @@ def test_two_processes_end_within_rounding_of_one(found: list[dict[str, Tensor]]
     for other in two:
         for name in ("losses", "frozen losses"):
             torch.testing.assert_close(other[name], one[name], rtol=1e-5, atol=0)
+        torch.testing.assert_close(other["bfloat16 losses"], one["bfloat16 losses"], rtol=1e-2, atol=0)
         for name in [name for name in one if name.startswith(("embeddings", "buffer"))]:
             torch.testing.assert_close(other[name], one[name], rtol=5e-3, atol=5e-3, msg=name)
 

@@ -2,13 +2,13 @@ import numpy as np
 import pandas as pd
 import torch
 
+from isic_siamese.pairs import COLUMNS
 from isic_siamese.steps import cut_steps
 
 
 def test_a_pair_index_in_any_order_trains_on_the_same_pairs() -> None:
-    columns = ["left", "right", "left_view", "right_view", "same"]
-    pairs = pd.DataFrame([[5, 9, 0, 2, 0], [9, 5, 1, 0, 0], [5, 7, 0, 0, 1]], columns=columns)
-    first, second = cut_steps(pairs, np.arange(10) == 9, 2, torch.device("cpu"))
+    pairs = pd.DataFrame([[0, 5, 9, 0, 2, 0], [1, 5, 7, 0, 0, 1], [0, 9, 5, 1, 0, 0]], columns=COLUMNS)
+    first, second = cut_steps(pairs, np.arange(10) == 9, torch.device("cpu"))
     assert first.rows.tolist() == [5, 9, 9] and first.n_plain == 1
     assert first.malignant.tolist() == [False, True, True]
     assert first.left.tolist() == [0, 1] and first.right.tolist() == [2, 0]

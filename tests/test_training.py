@@ -28,7 +28,9 @@ def data(tmp_path: Path) -> TrainingData:
 
 
 def run(trainer: Trainer, folder: Path) -> Trained:
-    return train(trainer, folder / "checkpoints", lambda _: None)
+    trained = train(trainer, folder / "checkpoints", lambda _: None)
+    checkpoint.forget_runs(folder / "checkpoints")
+    return trained
 
 
 def test_the_encoder_learns_to_tell_the_classes_apart(data: TrainingData, tmp_path: Path) -> None:
@@ -82,7 +84,27 @@ def test_a_run_that_was_interrupted_goes_on_and_ends_in_the_same_bits(
     pd.testing.assert_frame_equal(parts.history, whole.history, check_exact=True)
     weights, expected = parts.encoder.state_dict(), whole.encoder.state_dict()
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
-    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_run_that_is_over_stays_at_hand_until_its_results_are_written(data: TrainingData, tmp_path: Path) -> None:
+    whole = train(make_trainer(data), tmp_path / "checkpoints", lambda _: None)
+    trainer = make_trainer(data)
+    trainer.run_step = None  # type: ignore[assignment,method-assign]
+    again = run(trainer, tmp_path)
+    pd.testing.assert_frame_equal(again.history, whole.history, check_exact=True)
+    assert np.array_equal(again.best, embed_rows(whole.encoder, data.shards, data.val_rows))
+
+
+@pytest.mark.parametrize("n_bytes", [0, 1000])
+def test_a_checkpoint_that_is_not_whole_costs_its_run_and_no_more(
+    data: TrainingData, tmp_path: Path, n_bytes: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = make_trainer(data, epochs=1)
+    whole = train(trainer, tmp_path / "checkpoints", lambda _: None)
+    os.truncate(tmp_path / f"checkpoints/{trainer.key()}.pt", n_bytes)
+    again = run(make_trainer(data, epochs=1), tmp_path)
+    assert "is not whole: starting anew" in caplog.text
+    pd.testing.assert_frame_equal(again.history, whole.history, check_exact=True)
 
 
 RUN = """
@@ -102,6 +124,7 @@ RUN = """
     run_command(
         lambda: write_model(folder / "model", train(trainer, folder / "checkpoints", lambda _: None).encoder)
     )
+    checkpoint.forget_runs(folder / "checkpoints")
 """
 
 
@@ -156,11 +179,14 @@ def test_a_full_disk_is_an_error_that_names_the_file_and_says_what_to_do(
     path[name].parent.mkdir()
     (path[name].parent / f".{os.getpid()}.{path[name].name}").symlink_to("/dev/full")
     with pytest.raises(SystemExit) as stop:
-        run_command(lambda: write_model(tmp_path / "model", run(trainer, tmp_path).encoder))
+        run_command(
+            lambda: write_model(tmp_path / "model", train(trainer, tmp_path / "checkpoints", lambda _: None).encoder)
+        )
     assert stop.value.code == 1
     message = f"error: {path[name]}: No space left on device; free some space and run this again\n"
     assert capsys.readouterr().err.endswith(message)
     assert not path[name].exists()
+    assert name == "checkpoints" or path["checkpoints"].exists(), "what was learned is not lost with the disk"
 
 
 def test_memory_that_ran_out_is_an_error_that_says_what_to_change(
@@ -168,8 +194,12 @@ def test_memory_that_ran_out_is_an_error_that_says_what_to_change(
 ) -> None:
     trainer = make_trainer(data)
     monkeypatch.setattr(trainer, "run_step", lambda *_: torch.empty(1 << 60))
-    with pytest.raises(TrainingError, match=r"out of memory on cpu: .*; lower pairs.views_per_block"):
+    wanted = r"out of memory on cpu: .*; see what else is in it, or lower pairs.views_per_block"
+    with pytest.raises(TrainingError, match=wanted):
         run(trainer, tmp_path)
+    monkeypatch.setattr("isic_siamese.trainer.pool_rows", lambda *_, **__: torch.empty(1 << 60))
+    with pytest.raises(TrainingError, match=wanted):
+        make_trainer(data)
 
 
 def test_the_bar_shows_loss_validation_auc_images_a_second_and_the_time_left(

@@ -50,7 +50,7 @@ def draw_data(folder: Path) -> TrainingData:
     train_rows, val_rows = np.arange(96), np.arange(96, 128)
     section = PairsParams(views_per_block=16, pairs_per_block=64)
     pairs = draw_pairs(train_rows, malignant[train_rows], section, rng, oversample=True)
-    return TrainingData(Shards(folder), malignant, train_rows, val_rows, pairs, section.pairs_per_block)
+    return TrainingData(Shards(folder), malignant, train_rows, val_rows, pairs)
 
 
 def make_trainer(data: TrainingData, seed: int = 0, **changed: object) -> Trainer:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import logging
+import pickle
 import shutil
 import time
 from collections.abc import Iterable
@@ -38,12 +39,16 @@ class Checkpoint:
         self._saved = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
-        """Return the state that was saved last, its tensors in host memory, or None where there is none."""
+        """Return the state that was saved last, its tensors in host memory; None where there is none that is whole."""
         if not self.path.exists():
             return None
+        try:
+            # Our own file, named by a hash of all that went into it.
+            state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError):  # what a machine that lost its power may leave
+            log.warning("%s is not whole: starting anew", self.path)
+            return None
         log.info("going on from %s", self.path)
-        # Our own file, named by a hash of all that went into it.
-        state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
         return state
 
     def due(self) -> bool:
@@ -58,6 +63,7 @@ class Checkpoint:
             temporary.write_bytes(content.getbuffer())
         self._saved = time.monotonic()
 
-    def remove(self) -> None:
-        """Delete this run's state and those of other runs, which nobody will go on with."""
-        shutil.rmtree(self.path.parent, ignore_errors=True)
+
+def forget_runs(folder: Path) -> None:
+    """Delete the states of all runs in `folder`, which nobody will go on with once the results of one are written."""
+    shutil.rmtree(folder, ignore_errors=True)

@@ -16,6 +16,7 @@ from isic_siamese import metrics
 from isic_siamese.arrays import Bools, Embeddings, Floats
 from isic_siamese.augment import AugmentParams
 from isic_siamese.bootstrap import Measure, draw_resamples, mean_figures
+from isic_siamese.checkpoint import forget_runs
 from isic_siamese.classifier import fit_classifier
 from isic_siamese.controls import ControlData, FrozenFeatures, frozen_scores, mean_colours, regress
 from isic_siamese.embedding import embed_rows
@@ -113,7 +114,7 @@ def _fold_data(shards: Shards, malignant: Bools, known: list[IntArray], params: 
     """Return what is trained on: all folds but the first of `known`, which is for validation."""
     val, rows = known[0], _union(known[1:])
     pairs = draw_pairs(rows, malignant[rows], params, np.random.default_rng(seed), oversample=True)
-    return TrainingData(shards, malignant, rows, val, pairs, params.pairs_per_block)
+    return TrainingData(shards, malignant, rows, val, pairs)
 
 
 def _union(rows: list[IntArray]) -> IntArray:
@@ -127,6 +128,7 @@ def _answer_fold(data: TrainingData, test: IntArray, recipe: Recipe, seed: int, 
     done = checkpoints / f"{training_key(*run)}-{answered}.csv"
     if not done.exists():
         write_csv(done, _train_and_answer(Trainer(*run), test, done.with_suffix(""), recipe))
+        forget_runs(done.with_suffix(""))
     return pd.read_csv(done)  # also when new, so that a run that was stopped ends in the same digits
 
 

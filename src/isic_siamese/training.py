@@ -2,7 +2,6 @@
 
 import logging
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +19,10 @@ from isic_siamese import ranks
 from isic_siamese.checkpoint import Checkpoint
 from isic_siamese.encoder import SiameseEncoder
 from isic_siamese.errors import TrainingError
-from isic_siamese.trainer import Trainer
+from isic_siamese.trainer import Trainer, explaining_out_of_memory
 
 log = logging.getLogger(__name__)
 
-OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")  # as torch has it on CUDA and on a CPU
 LOOK_EVERY = 10  # steps; to read a loss is to wait for the device
 
 
@@ -81,40 +79,33 @@ class Progress:
         return len(self.history) * trainer.images_per_epoch + sum(len(trainer.steps[i].rows) for i in order)
 
 
+@explaining_out_of_memory()
 def train(trainer: Trainer, checkpoints: Path, on_epoch: Callable[[pd.DataFrame], None]) -> Trained:
     """Train for `params.epochs` epochs and keep the one with the highest validation ROC AUC, the first of equals.
 
     Args:
         trainer: a new one.
-        checkpoints: the folder where a run that was killed left its state; emptied at the end.
+        checkpoints: the folder where a run that was killed left its state. It stays there, whole, for the caller to
+            delete by `forget_runs` when the results are written.
         on_epoch: called with the history so far after each epoch.
 
     Raises:
         TrainingError: the loss is no longer finite, all embeddings are alike, or memory ran out.
     """
-    checkpoint = Checkpoint(checkpoints, trainer.key())
+    checkpoint = Checkpoint(checkpoints, trainer.key() if ranks.rank() == 0 else "of the first process")
     progress = Progress()
     if state := ranks.from_first(checkpoint.load() if ranks.rank() == 0 else None):
         trainer.load_state(state["trainer"])
         progress = Progress(**state["progress"])
     epochs, n_images = trainer.params.epochs, progress.n_images(trainer)
     bar = tqdm(total=epochs * trainer.images_per_epoch, initial=n_images, unit="image", disable=ranks.rank() > 0)
-    try:
-        with bar, logging_redirect_tqdm():
-            while len(progress.history) < epochs:
-                _run_epoch(trainer, progress, checkpoint, bar)
-                progress.end_epoch(trainer)
-                on_epoch(pd.DataFrame(progress.history))
-                _save(trainer, progress, checkpoint)
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not OUT_OF_MEMORY.search(str(error)):
-            raise
-        raise TrainingError(
-            f"training: out of memory on {trainer.device}: {error}; lower pairs.views_per_block and pairs_per_block"
-        ) from None
+    with bar, logging_redirect_tqdm():
+        while len(progress.history) < epochs:
+            _run_epoch(trainer, progress, checkpoint, bar)
+            progress.end_epoch(trainer)
+            on_epoch(pd.DataFrame(progress.history))
+            _save(trainer, progress, checkpoint)
     trainer.encoder.load_state_dict(progress.best)
-    if ranks.rank() == 0:
-        checkpoint.remove()
     first, best = (progress.embeddings[name].numpy() for name in ("first", "best"))
     return Trained(trainer.encoder, pd.DataFrame(progress.history), first, best)
 

@@ -50,8 +50,7 @@ class TrainingData:
         malignant: whether each image is melanoma, `(N,)` in row order.
         train_rows: rows of the training split, the references of the validation AUC.
         val_rows: rows of the validation split.
-        pairs: the pair index of the training split.
-        pairs_per_step: how many consecutive pairs one step of the optimizer sees.
+        pairs: the pair index of the training split; one step of the optimizer sees a block of it.
     """
 
     shards: Shards
@@ -59,7 +58,6 @@ class TrainingData:
     train_rows: npt.NDArray[np.int64]
     val_rows: npt.NDArray[np.int64]
     pairs: pd.DataFrame
-    pairs_per_step: int
 
 
 def check_classes(data: TrainingData) -> None:
