@@ -27,7 +27,7 @@ from isic_siamese.files import write_csv, write_json
 from isic_siamese.groups import group_figures, image_groups
 from isic_siamese.leaks import check_leaks, thumbnails
 from isic_siamese.measures import answer
-from isic_siamese.model_files import read_model
+from isic_siamese.model_files import model_digest, read_model
 from isic_siamese.pairs import read_pairs
 from isic_siamese.params import Params
 from isic_siamese.references import pick_references, write_references
@@ -73,7 +73,7 @@ def main() -> None:
     evaluation = evaluate(answers, measured, resamples, section.confidence, rng)
     groups = group_figures(answers, image_groups(test), resamples, section.confidence)
 
-    write_references(EVALUATION, embeddings, references)
+    write_references(EVALUATION, embeddings, references, model_digest(MODELS))
     write_classifier(EVALUATION / "classifier.json", classifier)
     write_csv(EVALUATION / "test.csv", answer_table(test, answers, references))
     # With the answers and not with the plots, which are in git: it shows photographs that have a licence of their own.

@@ -12,7 +12,7 @@ from isic_siamese.classifier import read_classifier
 from isic_siamese.embedding import embed, embed_rows
 from isic_siamese.errors import run_command
 from isic_siamese.files import write_csv, write_json
-from isic_siamese.model_files import read_model
+from isic_siamese.model_files import model_digest, read_model
 from isic_siamese.references import read_references
 from isic_siamese.shards import Shards, read_index
 
@@ -26,7 +26,8 @@ METRICS = Path("metrics/predict.json")
 def main() -> None:
     """Write the probability of melanoma for each test image."""
     encoder, index = read_model(MODELS), read_index(SHARDS)
-    references, classifier = read_references(EVALUATION), read_classifier(EVALUATION / "classifier.json")
+    references = read_references(EVALUATION, model_digest(MODELS))
+    classifier = read_classifier(EVALUATION / "classifier.json")
     if len(index):
         rows = index["row"].to_numpy()
         embeddings = embed_rows(encoder, Shards(SHARDS), rows, classifier.orientations, "embed each way up")

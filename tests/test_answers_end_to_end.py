@@ -14,10 +14,10 @@ from sklearn.metrics import roc_auc_score
 from isic_siamese import cli
 from isic_siamese.classifier import platt_calibration, read_classifier
 from isic_siamese.encoder import build_encoder
-from isic_siamese.errors import DataError
+from isic_siamese.errors import DataError, ParamsError
 from isic_siamese.files import replacing, write_csv
 from isic_siamese.images import decode_image
-from isic_siamese.model_files import write_model
+from isic_siamese.model_files import model_digest, write_model
 from isic_siamese.pairs import PairsParams, draw_pairs
 from isic_siamese.references import read_references
 from isic_siamese.votes import vote_scores
@@ -108,7 +108,7 @@ def test_the_rows_of_the_test_split_reproduce_the_reported_area() -> None:
 
 @pytest.mark.usefixtures("here")
 def test_references_are_the_training_and_the_validation_split() -> None:
-    references = read_references(Path("data/evaluation"))
+    references = read_references(Path("data/evaluation"), model_digest(Path("data/models")))
     assert references.table["row"].tolist() == list(range(60))
     assert references.embeddings.shape == (60, 8)
     assert np.load("data/evaluation/embeddings.npy").shape == (N, 8)
@@ -225,21 +225,33 @@ def test_a_png_is_no_jpeg(tmp_path: Path) -> None:
 
 def test_a_missing_model_says_what_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    with pytest.raises(ParamsError, match=r"params\.yaml: no such file; run from the root of the repository"):
+        list(cli.predict_files([tmp_path / "lesion.jpg"]))
+    (tmp_path / "params.yaml").write_text(PARAMS)
     with pytest.raises(DataError, match=r"data/models/model\.json: no such file; run 'dvc repro train'"):
         list(cli.predict_files([jpeg(tmp_path / "lesion.jpg", 90)]))
 
 
 def test_missing_references_say_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"references\.csv: no such file; run 'dvc repro evaluate'"):
-        read_references(tmp_path)
+        read_references(tmp_path, "")
+
+
+@pytest.mark.usefixtures("here")
+def test_references_made_with_another_model_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_model(tmp_path, build_encoder("test_efficientnet", "none", 3, 8, PX))
+    monkeypatch.setattr(cli, "MODELS", tmp_path)
+    with pytest.raises(DataError, match=r"data/evaluation: made with another model .*; run 'dvc repro evaluate'"):
+        list(cli.predict_files([jpeg(tmp_path / "lesion.jpg", 90)]))
 
 
 @pytest.mark.usefixtures("here")
 def test_references_that_do_not_fit_their_embeddings_are_refused(tmp_path: Path) -> None:
     (tmp_path / "references.csv").write_bytes(Path("data/evaluation/references.csv").read_bytes())
     np.save(tmp_path / "embeddings.npy", np.zeros((3, 8), np.float32))
+    (tmp_path / "model.json").write_text('{"sha256": ""}')
     with pytest.raises(DataError, match="no references of this project"):
-        read_references(tmp_path)
+        read_references(tmp_path, "")
 
 
 def test_a_leak_fails_the_run_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from isic_siamese.classifier import read_classifier
 from isic_siamese.embedding import embed
 from isic_siamese.errors import DataError, run_command
 from isic_siamese.images import Fit, decode_image
-from isic_siamese.model_files import read_model
+from isic_siamese.model_files import model_digest, read_model
 from isic_siamese.params import Params
 from isic_siamese.references import References, read_references
 from isic_siamese.shard_writer import ShardsParams
@@ -31,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     predict = commands.add_parser("predict", help="is it melanoma, and which known lesions is it like?")
     predict.add_argument("images", nargs="+", type=Path, metavar="lesion.jpg", help="dermoscopic image of one lesion")
     parsed = parser.parse_args(arguments)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold what the terminal cannot show
     run_command(lambda: _write_lines(predict_files(parsed.images)))
 
 
@@ -46,9 +49,10 @@ def predict_files(paths: Sequence[Path]) -> Iterator[str]:
         DataError: a file is absent or is no JPEG, or there is no model yet; then nothing is answered.
         ParamsError: `params.yaml` is absent or wrong.
     """
-    encoder = read_model(MODELS)
-    classifier, references = read_classifier(EVALUATION / "classifier.json"), read_references(EVALUATION)
     fit = Params().section("shards", ShardsParams).fit  # as the images that it learned from
+    encoder = read_model(MODELS)
+    classifier = read_classifier(EVALUATION / "classifier.json")
+    references = read_references(EVALUATION, model_digest(MODELS))
     images = [_read_image(path, encoder.image_px, fit) for path in paths]
     # One at a time, so that an answer does not depend on what else was asked.
     embeddings = np.concatenate([embed(encoder, [image[None]], classifier.orientations) for image in images])

@@ -1,5 +1,6 @@
 """The files of a trained model: its weights, and what it takes to build the network again."""
 
+import hashlib
 import json
 from copy import deepcopy
 from pathlib import Path
@@ -33,6 +34,18 @@ def write_model(folder: Path, encoder: SiameseEncoder) -> None:
         "std": encoder.std,
     }
     write_json(folder / "model.json", facts)
+
+
+def model_digest(folder: Path) -> str:
+    """Return the SHA-256 of the weights in `folder`, by which what was made with a model knows it again.
+
+    Raises:
+        DataError: there are none.
+    """
+    try:
+        return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    except FileNotFoundError as error:
+        raise DataError(f"{error.filename}: no such file; run 'dvc repro train' or 'dvc pull'") from None
 
 
 def read_model(folder: Path, device: torch.device | None = None) -> SiameseEncoder:

@@ -1,5 +1,6 @@
 """The reference lesions: the labelled images that every answer is a comparison with."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,11 +10,12 @@ import pandas as pd
 
 from isic_siamese.arrays import Bools, Embeddings, Floats
 from isic_siamese.errors import DataError
-from isic_siamese.files import write_csv, write_npy
+from isic_siamese.files import write_csv, write_json, write_npy
 from isic_siamese.votes import Votes, fit_votes, in_chunks, read_votes, write_votes
 
 EMBEDDINGS_NPY = "embeddings.npy"
 REFERENCES_CSV = "references.csv"
+MODEL_JSON = "model.json"
 COLUMNS = ["row", "image_name", "diagnosis", "target"]
 
 
@@ -72,25 +74,33 @@ def pick_references(
     return References(embeddings[rows], table, votes)
 
 
-def write_references(folder: Path, embeddings: Embeddings, references: References) -> None:
-    """Write the embeddings `(N, D)` of all images of the release, which of them are references, and how they vote."""
+def write_references(folder: Path, embeddings: Embeddings, references: References, model: str) -> None:
+    """Write the embeddings `(N, D)` of all images of the release, which of them are references, and how they vote.
+
+    `model` is the digest of the model that made them (`model_digest`): the embeddings of another one are no neighbours.
+    """
     write_npy(folder / EMBEDDINGS_NPY, embeddings)
     write_csv(folder / REFERENCES_CSV, references.table)
     write_votes(folder, references.votes)
+    write_json(folder / MODEL_JSON, {"sha256": model})
 
 
-def read_references(folder: Path) -> References:
+def read_references(folder: Path, model: str) -> References:
     """Read what `write_references` wrote.
 
     Raises:
-        DataError: a file is absent, or they do not belong together.
+        DataError: a file is absent, or they do not belong together, or were made with another model than `model`.
     """
     try:
         table = pd.read_csv(folder / REFERENCES_CSV, dtype=str, keep_default_na=False)[COLUMNS]
         table = table.astype({"row": "int64", "target": "int64"})
+        made_with = json.loads((folder / MODEL_JSON).read_text(encoding="utf-8"))["sha256"]
         embeddings = np.load(folder / EMBEDDINGS_NPY, mmap_mode="r")
-        return References(np.asarray(embeddings[table["row"].to_numpy()], np.float32), table, read_votes(folder))
+        references = References(np.asarray(embeddings[table["row"].to_numpy()], np.float32), table, read_votes(folder))
     except FileNotFoundError as error:
         raise DataError(f"{error.filename}: no such file; run 'dvc repro evaluate' or 'dvc pull'") from None
     except (ValueError, TypeError, KeyError, IndexError) as error:
         raise DataError(f"{folder}: no references of this project: {error}; run 'dvc repro -f evaluate'") from None
+    if made_with != model:
+        raise DataError(f"{folder}: made with another model than that of data/models; run 'dvc repro evaluate'")
+    return references
