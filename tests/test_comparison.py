@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,36 @@ def test_runs_of_different_splits_are_not_compared(tmp_path: Path) -> None:
     one, other = write_answers(tmp_path / "1.csv", table, 1), write_answers(tmp_path / "2.csv", table[:290], 2)
     with pytest.raises(DataError, match="10 images are in one only; compare runs of the same seed and split"):
         join_runs(one, other)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.assign(score=np.inf), r"2\.csv: .*: a score is not finite, or an image is answered twice"),
+        (lambda t: pd.concat([t, t[:1]]), r"2\.csv: .*: a score is not finite, or an image is answered twice"),
+        (lambda t: t.assign(score="high"), r"2\.csv: neither .*: could not convert"),
+        (
+            lambda t: t.assign(target=(np.arange(300) < 1).astype(int)),
+            r"2\.csv: wanted at least two images of each class",
+        ),
+        (lambda t: t[:0], r"2\.csv: wanted at least two images of each class"),
+        (lambda t: t.assign(target=1 - t["target"]), "the same image with another target; compare runs on the same"),
+        (lambda t: t.assign(repeat=1, fold=1, probability=0.5), "a test.csv and a crossvalidation.csv; compare two of"),
+    ],
+)
+def test_answers_that_cannot_be_compared_are_refused(
+    tmp_path: Path, change: Callable[[pd.DataFrame], pd.DataFrame], message: str
+) -> None:
+    one, other = (write_answers(tmp_path / f"{run}.csv", runs(1.0), run) for run in (1, 2))
+    change(pd.read_csv(other)).to_csv(other, index=False)
+    with pytest.raises(DataError, match=message):
+        join_runs(one, other)
+
+
+def test_a_patient_may_have_the_name_of_a_missing_value(tmp_path: Path) -> None:
+    table = runs(1.0).replace({"patient_id": {"IP_0": "NA"}})
+    joined = join_runs(*(write_answers(tmp_path / f"{run}.csv", table, run) for run in (1, 2)))
+    assert "NA" in set(joined["patient_id"])
 
 
 def test_a_file_that_is_no_evaluation_is_named(tmp_path: Path) -> None:

@@ -105,25 +105,40 @@ def join_runs(one: Path, other: Path) -> pd.DataFrame:
         DataError: a file is absent, holds no answers, or they are of different images.
     """
     tables = [_read_answers(path) for path in (one, other)]
+    if len({"fold" in table for table in tables}) > 1:
+        raise DataError(f"{one}, {other}: a test.csv and a crossvalidation.csv; compare two of one kind")
     names = [set(zip(table["repeat"], table["image_name"], strict=True)) for table in tables]
     if names[0] != names[1]:
         alone = len(names[0] ^ names[1])
         raise DataError(f"{one}, {other}: {alone} images are in one only; compare runs of the same seed and split")
     image = ["repeat", "image_name"]
-    answers = tables[1][[*image, "score", "decision"]]
-    return tables[0].merge(answers, on=image, suffixes=("_1", "_2"), validate="one_to_one")
+    joined = tables[0].merge(tables[1], on=image, suffixes=("_1", "_2"), validate="one_to_one")
+    for name in ("target", "patient_id"):
+        if (joined[f"{name}_1"] != joined[f"{name}_2"]).any():
+            raise DataError(f"{one}, {other}: the same image with another {name}; compare runs on the same release")
+    return joined.rename(columns={"target_1": "target", "patient_id_1": "patient_id"})
 
 
 def _read_answers(path: Path) -> pd.DataFrame:
+    kind = "neither the test.csv of an evaluation nor a crossvalidation.csv"
     try:
-        table: pd.DataFrame = pd.read_csv(path)
+        table: pd.DataFrame = pd.read_csv(path, dtype={"patient_id": str, "image_name": str}, keep_default_na=False)
         if "fold" in table:  # scores of several networks are on one scale only once they are calibrated
-            return table[[*IMAGE, "probability", "decision", "repeat"]].rename(columns={"probability": "score"})
-        return table[[*IMAGE, "score", "decision"]].assign(repeat=1)
+            table = table[[*IMAGE, "probability", "decision", "repeat", "fold"]]
+            table = table.rename(columns={"probability": "score"})
+        else:
+            table = table[[*IMAGE, "score", "decision"]].assign(repeat=1)
+        table = table.astype({"score": np.float64, "target": np.int64, "decision": np.int64, "repeat": np.int64})
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; give data/evaluation/test.csv of each run") from None
     except (ValueError, KeyError) as error:
-        raise DataError(f"{path}: neither the test.csv of an evaluation nor a crossvalidation.csv: {error}") from None
+        raise DataError(f"{path}: {kind}: {error}") from None
+    if not np.isfinite(table["score"]).all() or table.duplicated(["repeat", "image_name"]).any():
+        raise DataError(f"{path}: {kind}: a score is not finite, or an image is answered twice")
+    n_of_class = [int((table.loc[table["repeat"] == 1, "target"] == label).sum()) for label in (0, 1)]
+    if min(n_of_class) < 2:
+        raise DataError(f"{path}: wanted at least two images of each class; compare on a larger test split")
+    return table
 
 
 def compare(one: Path, other: Path) -> dict[str, object]:
