@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from isic_siamese.errors import DataError, run_command
 from isic_siamese.params import Params, Section
@@ -23,7 +23,15 @@ LIMIT = 60_000  # GitHub refuses a comment of more than 65,536 characters
 STATES = {"A": "added", "D": "removed", "M": "changed"}
 
 Figure = Mapping[str, float]
-Range = Annotated[list[float], Field(min_length=2, max_length=2)]
+
+
+def _ascend(ends: list[float]) -> list[float]:
+    if ends != sorted(ends):
+        raise ValueError("wanted the lower end first")
+    return ends
+
+
+Range = Annotated[list[float], Field(min_length=2, max_length=2), AfterValidator(_ascend)]
 
 
 class ReviewParams(Section):
@@ -78,7 +86,7 @@ def compose(base: str, url: str | None, stale: list[str], ranges: Mapping[str, l
 
 
 def _headline(base: str, ranges: Mapping[str, list[float]]) -> Iterator[str]:
-    before, now = _json(_show(base, EVALUATION)), _json(_read(Path(EVALUATION)))
+    before, now = (_json(text, EVALUATION) for text in (_show(base, EVALUATION), _read(Path(EVALUATION))))
     verdicts = {name: judge(before.get(name), now.get(name), ends) for name, ends in ranges.items()}
     bad = sum(map(bool, verdicts.values()))
     yield f"**{bad} of {len(ranges)} headline figures need a look.**" if bad else "The headline figures are in order."
@@ -145,8 +153,13 @@ def _read(path: Path) -> str | None:
     return path.read_text(encoding="utf-8") if path.exists() else None
 
 
-def _json(text: str | None) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(text) if text else {}
+def _json(text: str | None, path: str) -> dict[str, Any]:
+    try:
+        content = json.loads(text) if text else {}
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON: {error}; after a merge take either side, then 'dvc repro'") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: wanted names and values, got {type(content).__name__}; run 'dvc repro'")
     return content
 
 

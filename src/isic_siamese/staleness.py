@@ -44,7 +44,9 @@ def stale_locks(root: Path) -> list[str]:
 
 
 def _tracked(root: Path) -> list[str]:
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=root, check=True, capture_output=True, text=True)
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=root, check=False, capture_output=True, text=True)
+    if listed.returncode:
+        raise DataError(f"git ls-files: {listed.stderr.strip()}; run it in a clone of the repository")
     return listed.stdout.split("\0")
 
 
