@@ -20,11 +20,13 @@ from isic_siamese.checkpoint import forget_runs
 from isic_siamese.classifier import fit_classifier
 from isic_siamese.controls import ControlData, FrozenFeatures, frozen_scores, mean_colours, regress
 from isic_siamese.embedding import embed_rows
+from isic_siamese.errors import DataError
 from isic_siamese.evaluation import EvaluateParams
 from isic_siamese.files import write_csv
+from isic_siamese.leaks import check_patients, thumbnails
 from isic_siamese.pairs import PairsParams, draw_pairs
 from isic_siamese.params import Count, Section
-from isic_siamese.shards import Shards
+from isic_siamese.shards import READ_BATCH, Shards
 from isic_siamese.splits import rows_of, split_patients
 from isic_siamese.trainer import Trainer
 from isic_siamese.training import train
@@ -64,9 +66,17 @@ class Recipe:
 
 
 def fold_patients(index: pd.DataFrame, folds: int, rng: np.random.Generator) -> list[IntArray]:
-    """Divide the images into `folds` of equal shares, no patient in two; return the rows of each."""
+    """Divide the images into `folds` of equal shares, no patient in two; return the rows of each.
+
+    Raises:
+        DataError: there are too few patients of a class for so many.
+    """
     names = [str(number) for number in range(folds)]
-    splits = split_patients(index, dict.fromkeys(names, 1 / folds), rng)
+    try:
+        splits = split_patients(index, dict.fromkeys(names, 1 / folds), rng)
+    except DataError:
+        problem = f"{folds} folds: one would have fewer than 2 patients with melanoma, or fewer than 2 without"
+        raise DataError(f"{problem}; lower crossvalidate.folds, or use a release with more patients") from None
     return [rows_of(index, splits, name) for name in names]
 
 
@@ -90,10 +100,11 @@ def cross_validate(
     """
     parts = []
     malignant = index["target"].to_numpy() == 1
+    rngs = [np.random.default_rng([seed, repeat]) for repeat in range(params.repeats)]
+    divisions = [fold_patients(index, params.folds, rng) for rng in rngs]
+    check_patients(index, thumbnails(shards.batches(np.arange(len(shards)), READ_BATCH, "check for leaks")))
     colours, frozen = mean_colours(shards), FrozenFeatures("imagenet", shards, recipe.evaluate.orientations)
-    for repeat in range(params.repeats):
-        rng = np.random.default_rng([seed, repeat])
-        rows = fold_patients(index, params.folds, rng)
+    for repeat, (rng, rows) in enumerate(zip(rngs, divisions, strict=True)):
         for fold in range(params.folds):
             test, *known = [rows[(fold + step) % params.folds] for step in range(params.folds)]
             log.info("repeat %d of %d, fold %d of %d", repeat + 1, params.repeats, fold + 1, params.folds)

@@ -125,6 +125,23 @@ def check_leaks(index: pd.DataFrame, rows: dict[str, Rows], removed: pd.Series, 
     }
 
 
+def check_patients(index: pd.DataFrame, thumbs: Thumbnails) -> None:
+    """Refuse images of two patients that are the same picture: folds of patients would not keep them apart.
+
+    Args:
+        index: a row an image, with `image_name, patient_id`.
+        thumbs: of all images, by row.
+
+    Raises:
+        DataError: there are some; the message counts them and names the first.
+    """
+    names, patients = index["image_name"].to_numpy(object), index["patient_id"].to_numpy(object)
+    pairs = [(i, j) for i, j in near_duplicates(thumbs, thumbs) if i < j and patients[i] != patients[j]]
+    found = _listed("pairs of near-identical images of two patients", [f"{names[i]} and {names[j]}" for i, j in pairs])
+    if found:
+        raise DataError(f"the release has {found[0]}; list one image of each in shards.exclude")
+
+
 def _shared(names: pd.Series, split: pd.Series, kind: str) -> list[str]:
     known = names != ""  # a ground truth v1 has no lesion_id
     spread = split[known].groupby(names[known], sort=True).nunique()
