@@ -91,7 +91,8 @@ def recipes(ours: Recipe) -> dict[str, Recipe]:
 
 def cell(figure: Mapping[str, float], sign: str = "") -> str:
     """Return a figure and its interval as the table has it."""
-    return f"{figure['value']:{sign}.3f} ({figure['low']:{sign}.3f} to {figure['high']:{sign}.3f})"
+    ends = f" ({figure['low']:{sign}.3f} to {figure['high']:{sign}.3f})" if "low" in figure else ""
+    return f"{figure['value']:{sign}.3f}{ends}"
 
 
 def file_name(name: str) -> str:

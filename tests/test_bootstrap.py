@@ -4,7 +4,7 @@ import pytest
 
 from isic_siamese import bootstrap
 from isic_siamese.arrays import Floats
-from isic_siamese.bootstrap import draw_resamples, figure, interval, resample_images, resample_pairs
+from isic_siamese.bootstrap import draw_resamples, figure, interval, mean_figures, resample_images, resample_pairs
 
 PATIENTS = pd.Series(["c", "a", "b", "a", "d", "d", "e"])
 MALIGNANT = np.array([True, False, False, True, False, False, False])  # patients a and c have one
@@ -78,6 +78,16 @@ def test_a_rate_of_which_all_resamples_agree_has_the_interval_of_clopper_and_pea
 
 def test_any_other_figure_of_which_all_resamples_agree_has_no_interval() -> None:
     assert figure(1.0, np.ones(200), 0.95) == {"value": 1.0}
+
+
+def test_rounding_is_no_spread() -> None:
+    assert figure(1.0, np.where(np.arange(100) < 50, 1.0, 1 - 1e-16), 0.95) == {"value": 1.0}
+
+
+def test_a_figure_that_does_not_exist_is_left_out_of_a_mean() -> None:
+    resamples = draw_resamples(pd.Series(["a", "b", "c", "d"]), np.arange(4) < 2, 20, np.random.default_rng(0))
+    measure = lambda weights: {"sum": weights.sum(axis=1), "none": np.full(len(weights), np.nan)}  # noqa: E731
+    assert set(mean_figures([measure], resamples, 0.95)) == {"sum"}
 
 
 def test_a_rate_whose_resamples_differ_keeps_their_interval() -> None:

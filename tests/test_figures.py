@@ -61,13 +61,14 @@ def test_pictures_can_be_drawn_where_nothing_is_flagged(tmp_path: Path) -> None:
 
 def test_the_roc_shows_the_threshold_the_interval_and_the_dermatologists(evaluation: Evaluation) -> None:
     figure = Figure()
-    figures.draw_roc(figure, some_answers(), evaluation.band, evaluation.figures)
+    figures.draw_roc(figure, some_answers(), evaluation)
     axes = figure.axes[0]
     drawn = {str(line.get_label()): line.get_xydata() for line in axes.lines}
     assert np.allclose(drawn["dermatologists, Brinker 2019"], [[1 - 0.6, 0.741]])
     chosen = [1 - evaluation.figures["specificity"]["value"], evaluation.figures["sensitivity"]["value"]]
     assert np.allclose(drawn["threshold of validation"], [chosen])
     assert any("AUC 0." in label and " to " in label for label in drawn)
+    assert any(str(part.get_label()).startswith("95 % interval") for part in axes.collections)
 
 
 def test_the_worst_misses_are_the_surest_of_each_kind() -> None:
@@ -103,6 +104,17 @@ def test_a_sheet_is_written_with_misses_and_without(perfect: bool, tmp_path: Pat
     write_misses(tmp_path / "misses.png", answers, Shards(tmp_path), np.arange(10), references)
     with Image.open(tmp_path / "misses.png") as image:
         assert image.width == 1260 and (image.height < 300) == perfect
+
+
+def test_a_sheet_shows_five_neighbours_however_many_there_are(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "shard-00000.npy", rng.integers(0, 256, (40, 16, 16, 3), dtype=np.uint8))
+    answers = some_answers(10)
+    answers = dataclasses.replace(answers, nearest=np.tile(np.arange(30), (10, 1)))
+    references = References(unit(rng, 30), pd.DataFrame({"row": range(10, 40)}), Votes(np.ones(30), 0.0, 0.1))
+    write_misses(tmp_path / "misses.png", answers, Shards(tmp_path), np.arange(10), references)
+    with Image.open(tmp_path / "misses.png") as image:
+        assert image.width == 1260
 
 
 def test_the_map_counts_every_image() -> None:

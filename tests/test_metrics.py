@@ -163,6 +163,13 @@ def test_brier_equals_scikit_learn_in_each_resample() -> None:
     np.testing.assert_allclose(metrics.brier(probabilities, positive, weights), expected)
 
 
+def test_chance_alone_gives_true_probabilities_an_error_that_falls_with_their_number() -> None:
+    rng = np.random.default_rng(0)
+    few, many = (metrics.chance_calibration_error(rng.random(n), rng, 200) for n in (50, 5000))
+    assert 0.08 < few < 0.16 and 0.008 < many < 0.016
+    assert metrics.chance_calibration_error(np.repeat([0.0, 1.0], 25), rng, 200) == 0
+
+
 def test_calibration_error_equals_a_loop_over_bins() -> None:
     scores, positive, weights = sample(n=200)
     probabilities = 1 / (1 + np.exp(-scores))

@@ -32,7 +32,7 @@ def some_numbers() -> model_card.Numbers:
 
 
 def test_the_card_holds_the_figures_with_their_intervals() -> None:
-    lines = compose_card("isic2020", some_numbers()).splitlines()
+    lines = compose_card("isic2020", 0.95, some_numbers()).splitlines()
     assert "| ROC AUC | 0.873 (0.800 to 0.950) |" in lines
     assert "| Positive predictive value | 0.100 |" in lines
     assert "| F1 | - |" in lines  # it does not exist, and is not left out silently
@@ -44,7 +44,7 @@ def test_the_card_holds_the_figures_with_their_intervals() -> None:
 
 
 def test_the_card_of_the_demo_says_that_it_is_of_no_skin() -> None:
-    assert "these figures say nothing of skin" in compose_card("demo", some_numbers())
+    assert "these figures say nothing of skin" in compose_card("demo", 0.95, some_numbers())
 
 
 def test_metrics_that_are_absent_say_what_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from isic_siamese.arrays import Bools, Floats
 
 Measure = Callable[[Floats], Mapping[str, Floats]]  # from the weights (b, N) of b resamples to named values (b, ...)
 
+ROUNDING = 1e-9  # an area under a curve is a sum of many small ones
 CHUNK = 1_000_000  # weights held at a time: 8 MB of float64; with four times as many the processor's cache is too small
 
 
@@ -98,7 +99,8 @@ def mean_figures(repeats: Sequence[Measure], resamples: Resamples, confidence: f
     """Return what all of `repeats` measure, as the figures of their mean.
 
     A resample draws patients once for all repeats, so that the interval is that of the mean, and does not pretend that
-    repeats are new patients.
+    repeats are new patients. A figure that does not exist, such as the AUC among images of equal brightness where there
+    are none, is left out.
     """
 
     def measure(weights: Floats) -> dict[str, Floats]:
@@ -107,7 +109,8 @@ def mean_figures(repeats: Sequence[Measure], resamples: Resamples, confidence: f
 
     once = measure(np.ones((1, len(resamples.patient))))
     spread = resample_images(measure, resamples)
-    return {name: figure(values[0], spread[name], confidence) for name, values in once.items()}
+    found = {name: values[0] for name, values in once.items() if np.isfinite(values[0])}
+    return {name: figure(value, spread[name], confidence) for name, value in found.items()}
 
 
 def figure(value: float, resampled: Floats, confidence: float, n_patients: int | None = None) -> dict[str, float]:
@@ -127,7 +130,7 @@ def figure(value: float, resampled: Floats, confidence: float, n_patients: int |
     0.59
     """
     ends = interval(resampled, confidence)
-    if ends is not None and ends[0] == ends[1]:
+    if ends is not None and ends[1] - ends[0] < ROUNDING:
         ends = _exact_interval(value, n_patients, confidence) if n_patients else None
     return {"value": float(value)} if ends is None else {"value": float(value), "low": ends[0], "high": ends[1]}
 

@@ -13,7 +13,7 @@ from sklearn import metrics as sk
 from sklearn.decomposition import PCA
 
 from isic_siamese import metrics
-from isic_siamese.arrays import Bools, Floats
+from isic_siamese.arrays import Bools
 from isic_siamese.evaluation import Evaluation, MeasuredPairs
 from isic_siamese.histograms import write_histograms
 from isic_siamese.measures import DERMATOLOGISTS, GRID, Answers
@@ -24,13 +24,14 @@ from isic_siamese.shards import Shards
 Images = npt.NDArray[np.uint8]
 Rows = npt.NDArray[np.int64]
 
-MISSES = 4  # of each kind on the sheet
+MISSES, NEIGHBOURS = 4, 5  # of each kind on the sheet, and beside each
 
 BENIGN, MELANOMA = BLUE, VERMILLION
 CHOSEN: dict[str, Any] = {
     "marker": "o",
-    "markersize": 9,
-    "markeredgecolor": "white",
+    "markersize": 12,
+    "markerfacecolor": "none",  # nothing under it is hidden
+    "markeredgewidth": 2,
     "linestyle": "",
     "label": "threshold of validation",
 }
@@ -55,11 +56,12 @@ def _interval(figure: Mapping[str, float]) -> str:
     return f"{figure['value']:.3f}{ends}"
 
 
-def draw_roc(figure: Figure, answers: Answers, band: Floats, figures: Mapping[str, Mapping[str, float]]) -> None:
+def draw_roc(figure: Figure, answers: Answers, evaluation: Evaluation) -> None:
     """ROC curve with its band of intervals, the chosen threshold, and where dermatologists stand."""
     axes = _unit_axes(figure, "ROC, test split", "1 - specificity", "sensitivity")
     fpr, tpr, _ = sk.roc_curve(answers.malignant, answers.scores)
-    axes.fill_between(GRID, *band, color=BLUE, alpha=0.18, linewidth=0, label="interval, patients resampled")
+    figures, label = evaluation.figures, f"{100 * evaluation.confidence:g} % interval, patients resampled"
+    axes.fill_between(GRID, *evaluation.band, color=BLUE, alpha=0.18, linewidth=0, label=label)
     axes.plot(fpr, tpr, color=BLUE, label=f"this model, AUC {_interval(figures['roc_auc'])}")
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
     chosen = (1 - figures["specificity"]["value"], figures["sensitivity"]["value"])
@@ -105,7 +107,8 @@ def draw_reliability(figure: Figure, answers: Answers, figures: Mapping[str, Map
         axes.plot(table["p"], table["y"], "o-", color=colour, markersize=5, linewidth=1.2, clip_on=False)
         axes.set(xlim=(0, end), ylim=(0, end), aspect="equal")
         axes.set(xlabel="mean predicted probability", ylabel="share of melanomas")
-        axes.set_title(f"{name}\nerror {_interval(figures[error])}")
+        by_chance = f", by chance {figures['calibration_error_by_chance']['value']:.3f}" if colour == BLUE else ""
+        axes.set_title(f"{name}\nerror {figures[error]['value']:.3f}{by_chance}")
 
 
 def draw_confusion(figure: Figure, answers: Answers) -> None:
@@ -187,7 +190,7 @@ def _tile(axes: Axes, image: npt.NDArray[np.uint8], title: str, malignant: bool)
 def write_curves(folder: Path, answers: Answers, evaluation: Evaluation) -> None:
     """Write the pictures of the answers: `roc`, `precision_recall`, `reliability` and `confusion`, `.png`."""
     figures = evaluation.figures
-    write_figure(folder / "roc.png", lambda figure: draw_roc(figure, answers, evaluation.band, figures))
+    write_figure(folder / "roc.png", lambda figure: draw_roc(figure, answers, evaluation))
     write_figure(folder / "precision_recall.png", lambda figure: draw_precision_recall(figure, answers, figures))
     write_figure(folder / "reliability.png", lambda figure: draw_reliability(figure, answers, figures), 8.4, 4.9)
     write_figure(folder / "confusion.png", lambda figure: draw_confusion(figure, answers), 4.0, 4.0)
@@ -207,7 +210,7 @@ def write_misses(path: Path, answers: Answers, shards: Shards, rows: Rows, refer
     """Write the sheet of the worst misses of the images at `rows` `(N,)`, whose answers `(N,)` these are."""
     worst = worst_misses(answers)
     shown = answers.take(worst)
-    like = references.table["row"].to_numpy()[shown.nearest]
+    like = references.table["row"].to_numpy()[shown.nearest[:, :NEIGHBOURS]]
     images, flat = shards.images(rows[worst]), shards.images(like.ravel())
     write_figure(
         path,

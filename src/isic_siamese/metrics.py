@@ -181,6 +181,16 @@ def calibration_bins(probabilities: Floats, n_bins: int = N_BINS) -> npt.NDArray
     return np.searchsorted(edges, probabilities, side="left").astype(np.int64)
 
 
+def chance_calibration_error(probabilities: Floats, rng: np.random.Generator, n_draws: int = 1000) -> float:
+    """Calibration error that chance alone gives N images: the mean over outcomes drawn from `probabilities` `(N,)`.
+
+    What a model whose probabilities are true would have, to be read beside its `calibration_error`.
+    """
+    once = np.ones((1, len(probabilities)))
+    drawn = rng.random((n_draws, len(probabilities))) < probabilities
+    return float(np.mean([calibration_error(probabilities, outcomes, once)[0] for outcomes in drawn]))
+
+
 def calibration_error(probabilities: Floats, positive: Bools, weights: Floats) -> Floats:
     """Expected calibration error, `(B,)`: |mean probability - share of positives| of a bin, averaged over images."""
     bins = calibration_bins(probabilities)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from isic_siamese.errors import DataError, run_command
+from isic_siamese.evaluation import EvaluateParams
 from isic_siamese.files import replacing
 from isic_siamese.params import Params
 
@@ -30,6 +31,7 @@ FIGURES = {
     "brier": "Brier score",
     "brier_uncalibrated": "Brier score before calibration",
     "calibration_error": "Calibration error",
+    "calibration_error_by_chance": "... that chance alone gives a calibrated model on so few images",
     "calibration_error_uncalibrated": "Calibration error before calibration",
     "pair_verification_auc": "AUC of telling same pairs from different ones",
     "recall_at_1": "Recall@1, mean of both classes",
@@ -76,14 +78,16 @@ LIMITS = """\
 """
 
 
-def compose_card(release: str, numbers: Numbers) -> str:
+def compose_card(release: str, confidence: float, numbers: Numbers) -> str:
     """Return the card as Markdown.
 
     Args:
         release: `release` of `params.yaml`.
+        confidence: of every interval.
         numbers: the content of `metrics/<name>.json` by each name of `SOURCES`.
     """
-    return "\n".join([*_head(release), USE, *_data(numbers["split"]), *_figures(numbers), LIMITS.rstrip(), ""])
+    figures = _figures(confidence, numbers)
+    return "\n".join([*_head(release), USE, *_data(numbers["split"]), *figures, LIMITS.rstrip(), ""])
 
 
 def _head(release: str) -> Iterator[str]:
@@ -115,12 +119,13 @@ def _data(split: Numbers) -> Iterator[str]:
     yield ""
 
 
-def _figures(numbers: Numbers) -> Iterator[str]:
+def _figures(confidence: float, numbers: Numbers) -> Iterator[str]:
     evaluation = numbers["evaluate"]
     yield "## Figures"
     yield ""
-    yield "Test split, read once; in brackets the interval of a bootstrap over patients. Where all resamples agree,"
-    yield "a rate has that of Clopper and Pearson, with patients for trials, and any other figure has none."
+    yield f"Test split, read once; in brackets the {100 * confidence:g} % interval of a bootstrap over patients. Where"
+    yield "all resamples agree, a rate has that of Clopper and Pearson, with patients for trials; the mean of two rates"
+    yield "has the means of their ends, and any other figure has none. Nor has the calibration error: chance raises it."
     yield ""
     yield f"**Goal of 80 % accuracy**: {evaluation['goal']}."
     yield ""
@@ -179,10 +184,10 @@ def card_from_files() -> str:
     params = Params()
     try:
         numbers = {name: json.loads((METRICS / f"{name}.json").read_text(encoding="utf-8")) for name in SOURCES}
-        return compose_card(params.common.release, numbers)
+        return compose_card(params.common.release, params.section("evaluate", EvaluateParams).confidence, numbers)
     except FileNotFoundError as error:
         raise DataError(f"{error.filename}: no such file; run 'dvc repro'") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{METRICS}: not the metrics of this version: {error}; run 'dvc repro'") from None
 
 
