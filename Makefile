@@ -40,8 +40,8 @@ format: setup ## format the code and mend what the linter can
 	ruff format .
 	ruff check --fix .
 
-lock: setup ## write requirements.lock anew from pyproject.toml
-	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --group dev --custom-compile-command 'make lock' pyproject.toml -o requirements.lock
+lock: setup ## fit requirements.lock to a changed pyproject.toml; to newer versions: UPGRADE=--upgrade
+	uv pip compile --quiet $(UPGRADE) --universal --generate-hashes --python-version 3.11 --group dev --custom-compile-command 'make lock' pyproject.toml -o requirements.lock
 
 clean: ## remove what can be made again; keep downloads and DVC's cache
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -22,7 +22,7 @@ def push(checkout: Checkout, folder: Path, url: str, endpoint: str | None = None
         keeper.dvc("remote", "modify", "team", "endpointurl", endpoint)
     keeper.commit("name the remote")
     keeper.dvc("config", "--local", "cache.dir", str(checkout.folder / ".dvc/cache"))
-    keeper.dvc("push", "--run-cache")
+    keeper.dvc("push")
     return keeper
 
 
