@@ -67,6 +67,11 @@ run_command(lambda: [print("line") for _ in range(10**6)])
     assert process.returncode == 1
 
 
+def test_a_closed_output_is_no_error() -> None:
+    code = "import sys; sys.stdout = None; from isic_siamese.errors import run_command; run_command(lambda: None)"
+    subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, check=True)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_stage_that_is_ended_takes_its_workers_along(tmp_path: Path, number: signal.Signals) -> None:
     """A scheduler sends SIGTERM first: nothing half written is left then."""

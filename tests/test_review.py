@@ -1,15 +1,17 @@
 """`make review` on real git histories of a small project under real DVC, with no data anywhere."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from isic_siamese.errors import DataError
-from isic_siamese.review import judge
+from isic_siamese.review import ReviewParams, judge
 from isic_siamese.staleness import stale_locks
 from tests.checkout import ENVIRONMENT, ROOT, Repository
 
@@ -197,6 +199,24 @@ def test_a_pipeline_on_demand_may_be_without_a_lock_but_not_with_a_stale_one(bra
     (folder / "dvc.lock").write_text("stages: {many: {cmd: 'true', params: {params.yaml: {margin: 9.0}}}}")
     sentence = "stages/dvc.lock is stale: many (margin): run 'dvc repro stages/dvc.yaml' and commit stages/dvc.lock"
     assert stale_locks(branch.folder) == [f"{sentence} and metrics/"]
+
+
+@pytest.mark.parametrize(("text", "message"), [("<<<<<<< HEAD\n{}", "not JSON: .*; after a merge"), ("[]", "got list")])
+def test_metrics_that_are_none_are_named_with_what_to_do(branch: Repository, text: str, message: str) -> None:
+    (branch.folder / "metrics/evaluate.json").write_text(text)
+    done = review(branch, "main")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert re.search(rf"metrics/evaluate\.json: .*{message}", done.stderr)
+
+
+def test_a_folder_that_is_no_clone_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"git ls-files: .*; run it in a clone of the repository"):
+        stale_locks(tmp_path)
+
+
+def test_the_lower_end_of_a_range_comes_first() -> None:
+    with pytest.raises(ValidationError, match="wanted the lower end first"):
+        ReviewParams(roc_auc=[0.99, 0.1], balanced_accuracy=[0, 1])
 
 
 def test_an_unknown_base_is_named_with_what_to_do(branch: Repository) -> None:

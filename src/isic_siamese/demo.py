@@ -7,8 +7,9 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Annotated
 
 import numpy as np
@@ -240,9 +241,22 @@ def _draw_all(pictures: Sequence[Picture], image_px: int, workers: int) -> Gener
         if workers == 1:
             jpegs: Iterator[bytes] = map(draw_jpeg, *tasks)
         else:
-            pool = stack.enter_context(ProcessPoolExecutor(workers, get_context("spawn"), initializer=keep_memory))
+            pool = stack.enter_context(ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin_worker))
             jpegs = pool.map(draw_jpeg, *tasks, chunksize=8)
         yield from tqdm(jpegs, total=len(pictures), desc="drawing", unit="image")
+
+
+def _begin_worker() -> None:
+    keep_memory()
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent does: a worker that waits for the next picture would not notice that one."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _write_zip(path: Path, folder: str, pictures: Sequence[Picture], jpegs: Iterator[bytes]) -> None:

@@ -38,7 +38,8 @@ def run_command(main: Callable[[], None]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         main()
-        sys.stdout.flush()
+        if sys.stdout:  # None where it is closed
+            sys.stdout.flush()
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
