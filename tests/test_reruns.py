@@ -37,7 +37,7 @@ PARAMS = {
     "seed: 2020": ["split", "pairs", "train", "evaluate", "controls"],
     "margin: 1.0": ["train", "evaluate"],
     "val: 0.15": ["split"],
-    "views_per_block: 16": ["pairs", "train"],
+    "views_per_block: 16": ["pairs"],
     "flip: 0.5": ["train"],
     "epochs: 2": ["train"],
     "neighbours: 5": ["evaluate", "controls"],
