@@ -1,6 +1,13 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
+import timm
 import torch
+from safetensors.torch import load_file, save_file
 
 from isic_siamese.embedding import embed
 from isic_siamese.encoder import BUNDLED_ENCODER, build_encoder
@@ -36,17 +43,62 @@ def test_an_unknown_encoder_is_refused_with_names_near_it() -> None:
 
 
 def test_an_encoder_that_takes_no_images_of_the_size_is_refused() -> None:
-    with pytest.raises(
-        ParamsError, match=r"train.encoder: vit_tiny_patch16_224 takes no images of 128 px: .*; take another"
-    ):
-        build_encoder("vit_tiny_patch16_224", "none", 1, 8, 128)
+    with pytest.raises(ParamsError, match=r"train.encoder: hiera_tiny_224 takes no images of 100 px: .*; take another"):
+        build_encoder("hiera_tiny_224", "none", 1, 8, 100)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+def test_a_transformer_is_made_for_the_size_of_the_images(name: str) -> None:
+    encoder = build_encoder(name, "none", 2, 8, 64)
+    assert encoder.features(torch.from_numpy(photographs(2, 64))).shape == (2, len(encoder.centre))
 
 
 def test_imagenet_weights_of_another_encoder_are_refused_because_nothing_is_fetched() -> None:
-    with pytest.raises(
-        ParamsError, match=r"at hand for tf_efficientnet_lite0 only, not for resnet18; set train.weights"
-    ):
+    with pytest.raises(ParamsError, match=r"imagenet is for tf_efficientnet_lite0 alone, .*; for resnet18 set timm"):
         build_encoder("resnet18", "imagenet", 3, 8, 32)
+
+
+BUILD = """
+import sys
+from pathlib import Path
+from safetensors.torch import save_file
+from isic_siamese.encoder import build_encoder
+
+save_file(build_encoder(sys.argv[1], "timm", 2, 8, 64).backbone.state_dict(), Path(sys.argv[2]))
+"""
+
+
+def build_offline(folder: Path, name: str) -> subprocess.CompletedProcess[str]:
+    """Build an encoder with timm's weights, from nothing but the Hugging Face cache in `folder`; keep its weights."""
+    return subprocess.run(
+        [sys.executable, "-c", BUILD, name, str(folder / "built.safetensors")],
+        env=os.environ | {"HF_HOME": str(folder), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+def test_weights_that_timm_fetches_are_those_of_the_backbone(tmp_path: Path, name: str) -> None:
+    fetched = timm.create_model(name).state_dict()
+    snapshot = tmp_path / "hub" / f"models--timm--{name}.r160_in1k" / "snapshots" / "0"
+    snapshot.mkdir(parents=True)
+    save_file(fetched, snapshot / "model.safetensors")
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("0")
+    done = build_offline(tmp_path, name)
+    assert done.returncode == 0, done.stderr
+    built = load_file(tmp_path / "built.safetensors")
+    assert len(built) > 20
+    for key in built.keys() - {"pos_embed"}:  # which timm scales to the size of the images
+        assert torch.equal(built[key], fetched[key]), key
+
+
+def test_weights_that_cannot_be_fetched_are_named_with_what_to_do(tmp_path: Path) -> None:
+    done = build_offline(tmp_path, "test_resnet")
+    assert "ParamsError: train.weights: timm could not get weights for test_resnet: " in done.stderr
+    assert "Run once where the Hugging Face hub can be reached" in done.stderr
 
 
 @pytest.mark.parametrize(("image_px", "n_images"), [(64, 32), (128, 8), (256, 2), (1024, 1)])

@@ -12,8 +12,9 @@ from isic_siamese.model_files import read_model, write_model
 from tests.test_encoder import photographs
 
 
-def test_a_model_reads_as_it_was_written_and_gives_the_same_bytes_twice(tmp_path: Path) -> None:
-    encoder = build_encoder("test_efficientnet", "none", 3, 16, 32)
+@pytest.mark.parametrize("name", ["test_efficientnet", "test_vit"])
+def test_a_model_reads_as_it_was_written_and_gives_the_same_bytes_twice(tmp_path: Path, name: str) -> None:
+    encoder = build_encoder(name, "none", 2, 16, 32)
     images = photographs(3, 32)
     for folder in ("one", "two"):
         write_model(tmp_path / folder, encoder)
@@ -22,7 +23,7 @@ def test_a_model_reads_as_it_was_written_and_gives_the_same_bytes_twice(tmp_path
     np.testing.assert_allclose(embed(again, [images]), embed(encoder, [images]), atol=1e-6)
     encoder.freeze()
     np.testing.assert_array_equal(embed(again, [images]), embed(encoder, [images]))
-    assert again.image_px == 32 and again.name == "test_efficientnet"
+    assert again.image_px == 32 and again.name == name
 
 
 def test_a_missing_model_and_one_that_does_not_fit_its_description_are_refused(tmp_path: Path) -> None:

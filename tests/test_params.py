@@ -85,7 +85,17 @@ def test_a_wrong_key_at_the_top_is_named_with_what_was_wanted_and_what_came(
         (
             "  weights: imagenet",
             "  weights: google",
-            "train.weights: input should be 'imagenet' or 'none', got 'google'",
+            "train.weights: input should be 'imagenet', 'timm' or 'none', got 'google'",
+        ),
+        (
+            "  frozen_groups: all",
+            "  frozen_groups: most",
+            "train.frozen_groups: input should be 'all' or an integer from 0, got 'most'",
+        ),
+        (
+            "  frozen_groups: all",
+            "  frozen_groups: -1",
+            "train.frozen_groups: input should be 'all' or an integer from 0, got -1",
         ),
     ],
 )

@@ -34,7 +34,7 @@ SCRIPT = """
                 found |= {f"{loss} {name}": p.grad for name, p in part.named_parameters() if p.grad is not None}
         trained = train(make_trainer(data, epochs=2, learning_rate=1e-3), folder / "checkpoints", lambda _: None)
         found["losses"] = torch.tensor(trained.history["loss"])
-        frozen = make_trainer(data, epochs=2, frozen_groups=6)  # all; a process then pools a share of the copies
+        frozen = make_trainer(data, epochs=2, frozen_groups="all")  # a process then pools a share of the copies
         frozen.ahead = 3
         found["frozen losses"] = torch.tensor(train(frozen, folder / "checkpoints", lambda _: None).history["loss"])
         halved = make_trainer(data, epochs=1, precision="bfloat16")

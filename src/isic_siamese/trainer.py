@@ -32,7 +32,7 @@ from isic_siamese.training_data import TrainingData, TrainParams, check_classes,
 from isic_siamese.votes import vote_scores
 
 STANDARDISED = 1024  # training images, at most, by which the features are standardised
-BACKBONE_RATE = 0.1  # learning rate of layers with ImageNet weights, as a part of that of the new ones
+BACKBONE_RATE = 0.1  # learning rate of pretrained layers, as a part of that of the new ones
 LOGIT_SCALE = 10  # of unit embeddings; without it a logit would need weights that few epochs do not reach
 AHEAD = 16  # steps whose copies are pooled together on CUDA; on a CPU one: batches are small there anyway
 COLLAPSED = 1e-4  # standard deviation of the validation scores under which all embeddings are alike
@@ -93,7 +93,7 @@ class Trainer:
         torch.manual_seed(seed)
         px = data.shards.image_px
         encoder = build_encoder(params.encoder, params.weights, params.stages, params.embedding_dim, px)
-        encoder.freeze(params.frozen_groups)
+        encoder.freeze(None if params.frozen_groups == "all" else params.frozen_groups)
         self.encoder = encoder.to(self.device).to(memory_format=torch.channels_last)
         self.encoder.backbone = ranks.share_batch_statistics(self.encoder.backbone, self.device)
         self.to_logit = nn.Linear(params.embedding_dim, 1).to(self.device)  # of cross-entropy, in training alone
@@ -105,7 +105,7 @@ class Trainer:
         self.images_per_epoch = sum(n_views)
         self.ahead = AHEAD if self.device.type == "cuda" else 1
         modules = nn.ModuleList([self.encoder, self.to_logit])
-        rate = params.learning_rate * (BACKBONE_RATE if params.weights == "imagenet" else 1)
+        rate = params.learning_rate * (1 if params.weights == "none" else BACKBONE_RATE)
         heads = nn.ModuleList([self.encoder.head, self.to_logit])
         groups = param_groups_weight_decay(heads, params.weight_decay)  # none on biases and norms
         for group in param_groups_weight_decay(self.encoder.backbone, params.weight_decay):
@@ -206,8 +206,9 @@ class Trainer:
         own = ranks.share(len(views))
         size = self.encoder.batch_size
         batches = zip(torch.split(views[own], size), torch.split(torch.cat(draws)[own], size), strict=True)
-        pooled = torch.cat([self._pool_views(*batch, 0) for batch in batches])
-        return list(torch.split(ranks.gather(pooled, len(views)), n_views))
+        pooled = [self._pool_views(*batch, 0) for batch in batches if len(batch[0])]  # transformers take no empty batch
+        features = torch.cat([self.encoder.centre.new_empty(0, len(self.encoder.centre)), *pooled])
+        return list(torch.split(ranks.gather(features, len(views)), n_views))
 
     def _pool_views(self, rows: Tensor, draws: Tensor, n_plain: int) -> Tensor:
         """Return the features of the images at `rows` `(V,)`, augmented but for the first `n_plain`."""

@@ -7,7 +7,8 @@ from typing import Annotated, Literal, Self
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from isic_siamese import ranks
 from isic_siamese.augment import AugmentParams
@@ -18,13 +19,22 @@ from isic_siamese.params import Count, Positive, Section
 from isic_siamese.shards import READ_BATCH, Shards
 
 
+def _check_groups(value: object) -> object:
+    if value == "all" or (type(value) is int and value >= 0):
+        return value
+    raise PydanticCustomError("frozen_groups", "Input should be 'all' or an integer from 0")
+
+
+FrozenGroups = Annotated[int | Literal["all"], BeforeValidator(_check_groups)]
+
+
 class TrainParams(Section):
     """Section `train`."""
 
     encoder: str
-    weights: Literal["imagenet", "none"]
+    weights: Literal["imagenet", "timm", "none"]
     stages: Count
-    frozen_groups: Annotated[int, Field(ge=0)]
+    frozen_groups: FrozenGroups
     embedding_dim: Annotated[int, Field(ge=2)]
     loss: Literal["contrastive", "triplet", "supervised_contrastive", "cross_entropy"]
     cross_entropy_weight: Annotated[float, Field(ge=0)]
