@@ -176,6 +176,36 @@ def test_the_command_answers_for_each_image_with_its_nearest_references(
     assert "not a diagnostic device" in lines[-1]
 
 
+def test_the_command_draws_each_lesion_beside_its_nearest_references(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lesions = [str(jpeg(tmp_path / f"{level}.jpg", level)) for level in (60, 200)]
+    cli.main(["predict", *lesions])
+    plain = capsys.readouterr().out
+    cli.main(["predict", *lesions, "--picture", str(tmp_path / "new/answers.png")])
+    assert capsys.readouterr().out == plain
+    with Image.open(tmp_path / "new/answers.png") as image:
+        assert image.format == "PNG" and image.size == (840, 540)
+        pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
+    for row in pd.read_csv(here / "data/evaluation/references.csv").query("image_name in @plain.split()")["row"]:
+        middle = np.load(here / "data/shards/train/shard-00000.npy")[row, PX // 2, PX // 2]
+        assert (pixels == middle).all(axis=1).any()  # each of the nearest references is there
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("name", "n_lesions", "message"),
+    [("answers.jpg", 1, "a PNG is drawn; give it a name that ends in .png"), ("a.png", 21, "at most 20 lesions fit")],
+)
+def test_a_picture_that_cannot_be_drawn_is_refused_before_any_answer(
+    name: str, n_lesions: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="1"):
+        cli.main(["predict", *[str(jpeg(tmp_path / "lesion.jpg", 60))] * n_lesions, "--picture", str(tmp_path / name)])
+    captured = capsys.readouterr()
+    assert captured.out == "" and message in captured.err
+
+
 def test_the_command_and_the_stage_give_an_image_the_same_probability(here: Path, tmp_path: Path) -> None:
     path = tmp_path / "ramp.jpg"
     ramp = np.linspace(0, 255, 120).astype(np.uint8)

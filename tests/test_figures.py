@@ -84,13 +84,13 @@ def test_the_worst_misses_are_the_surest_of_each_kind() -> None:
 
 def test_the_sheet_shows_each_miss_beside_its_nearest_references() -> None:
     answers = some_answers(3).take(np.array([1, 2]))
-    figure = Figure()
-    images, like = np.zeros((2, 4, 4, 3), np.uint8), np.zeros((2, 5, 4, 4, 3), np.uint8)
-    figures.draw_misses(figure, answers, images, like)
-    assert len(figure.axes) == 12
-    assert figure.axes[0].get_title() == f"false alarm, p = {answers.probabilities[0]:.3f}"
-    nearest = "melanoma" if answers.nearest_malignant[0, 0] else "benign"
-    assert figure.axes[1].get_title() == f"{nearest}, {answers.distances[0, 0]:.3f}"
+    images, like = np.zeros((2, 4, 4, 3), np.uint8), np.ones((2, 5, 4, 4, 3), np.uint8)
+    lines = figures.miss_lines(answers, images, like)
+    assert [len(line) for line in lines] == [6, 6]
+    assert lines[0][0].text == f"false alarm, p = {answers.probabilities[0]:.3f}" and not lines[0][0].malignant
+    nearest = bool(answers.nearest_malignant[0, 0])
+    assert lines[0][1].text == f"{'melanoma' if nearest else 'benign'}, {answers.distances[0, 0]:.3f}"
+    assert lines[0][1].malignant == nearest and lines[0][1].image.all()
 
 
 @pytest.mark.parametrize("perfect", [True, False])

@@ -3,11 +3,14 @@
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from isic_siamese.classifier import read_classifier
 from isic_siamese.embedding import embed
@@ -15,11 +18,14 @@ from isic_siamese.errors import DataError, run_command
 from isic_siamese.images import Fit, decode_image
 from isic_siamese.model_files import model_digest, read_model
 from isic_siamese.params import Params
-from isic_siamese.references import References, read_references
+from isic_siamese.references import read_references
 from isic_siamese.shard_writer import ShardsParams
+from isic_siamese.shards import Shards
 
 MODELS = Path("data/models")
 EVALUATION = Path("data/evaluation")
+SHARDS = Path("data/shards/train")
+MOST_DRAWN = 20  # lesions on one picture
 NOTE = "A research model, not a diagnostic device: a doctor decides."
 
 
@@ -31,10 +37,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands = parser.add_subparsers(required=True)
     predict = commands.add_parser("predict", help="is it melanoma, and which known lesions is it like?")
     predict.add_argument("images", nargs="+", type=Path, metavar="lesion.jpg", help="dermoscopic image of one lesion")
+    predict.add_argument(
+        "--picture",
+        type=Path,
+        metavar="answers.png",
+        help="draw each lesion beside the known ones that it is most like",
+    )
     parsed = parser.parse_args(arguments)
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold what the terminal cannot show
-    run_command(lambda: _write_lines(predict_files(parsed.images)))
+    run_command(lambda: _write_lines(predict_files(parsed.images, parsed.picture)))
 
 
 def _write_lines(lines: Iterator[str]) -> None:
@@ -42,13 +54,36 @@ def _write_lines(lines: Iterator[str]) -> None:
         sys.stdout.write(line + "\n")
 
 
-def predict_files(paths: Sequence[Path]) -> Iterator[str]:
+@dataclass(frozen=True)
+class Answer:
+    """What the reference lesions say of one image.
+
+    Attributes:
+        path: the image's.
+        image: as the network sees it, uint8 RGB `(S, S, 3)`.
+        malignant: the decision.
+        probability: of melanoma.
+        nearest: the reference lesions that it is most like, nearest first: as `References.table`, and `distance`.
+    """
+
+    path: Path
+    image: npt.NDArray[np.uint8]
+    malignant: bool
+    probability: float
+    nearest: pd.DataFrame
+
+
+def predict_files(paths: Sequence[Path], picture: Path | None = None) -> Iterator[str]:
     """Yield the answer for each JPEG as lines of text: probability, decision, and the nearest reference lesions.
 
+    With a `picture`, a PNG, draw each lesion beside these first.
+
     Raises:
-        DataError: a file is absent or is no JPEG, or there is no model yet; then nothing is answered.
+        DataError: a file is absent or is no JPEG, or there is no model yet, or no such picture can be drawn; then
+            nothing is answered.
         ParamsError: `params.yaml` is absent or wrong.
     """
+    _check_picture(picture, len(paths))
     fit = Params().section("shards", ShardsParams).fit  # as the images that it learned from
     encoder = read_model(MODELS)
     classifier = read_classifier(EVALUATION / "classifier.json")
@@ -58,21 +93,54 @@ def predict_files(paths: Sequence[Path]) -> Iterator[str]:
     embeddings = np.concatenate([embed(encoder, [image[None]], classifier.orientations) for image in images])
     probabilities = classifier.probabilities(references.scores(embeddings))
     nearest = references.nearest(embeddings, classifier.neighbours)
-    for path, probability, rows, distances in zip(paths, probabilities, *nearest, strict=True):
-        word = "melanoma" if classifier.decide(probability) else "benign"
-        yield f"{path}: {word}, probability of melanoma {probability:.4f} (threshold {classifier.threshold:.4f})"
-        yield f"  most like these {len(rows)} of {len(references.table)} reference lesions:"
-        yield from (_describe(references, row, distance) for row, distance in zip(rows, distances, strict=True))
+    answers = [
+        Answer(path, image, bool(classifier.decide(p)), p, references.table.iloc[rows].assign(distance=distances))
+        for path, image, p, rows, distances in zip(paths, images, probabilities, *nearest, strict=True)
+    ]
+    if picture:
+        _draw(picture, answers)
+    for answer in answers:
+        word, p = _word(answer.malignant), answer.probability
+        yield f"{answer.path}: {word}, probability of melanoma {p:.4f} (threshold {classifier.threshold:.4f})"
+        yield f"  most like these {len(answer.nearest)} of {len(references.table)} reference lesions:"
+        yield from (_describe(lesion) for _, lesion in answer.nearest.iterrows())
     yield NOTE
 
 
-def _describe(references: References, row: int, distance: float) -> str:
-    lesion = references.table.iloc[row]
-    label = "melanoma" if lesion["target"] else "benign"
+def _word(malignant: bool) -> str:
+    return "melanoma" if malignant else "benign"
+
+
+def _describe(lesion: "pd.Series[Any]") -> str:
+    label = _word(lesion["target"])
     known = lesion["diagnosis"] not in ("", "unknown", label)
-    return f"    distance {distance:.3f}  {lesion['image_name']}  {label}" + (
+    return f"    distance {lesion['distance']:.3f}  {lesion['image_name']}  {label}" + (
         f": {lesion['diagnosis']}" if known else ""
     )
+
+
+def _check_picture(path: Path | None, n_lesions: int) -> None:
+    if path and path.suffix != ".png":
+        raise DataError(f"--picture {path}: a PNG is drawn; give it a name that ends in .png")
+    if path and n_lesions > MOST_DRAWN:
+        raise DataError(
+            f"--picture {path}: at most {MOST_DRAWN} lesions fit on one, got {n_lesions}; draw fewer at once"
+        )
+
+
+def _draw(path: Path, answers: Sequence[Answer]) -> None:
+    from isic_siamese.sheets import Tile, write_sheet  # only now: matplotlib takes longer to load than an answer
+
+    shards, lines = Shards(SHARDS), []
+    for answer in answers:
+        text = f"{answer.path.stem[:18]}\n{_word(answer.malignant)}, p = {answer.probability:.3f}"
+        line = [Tile(answer.image, text, None)]
+        photographs = shards.images(answer.nearest["row"].to_numpy())
+        for photograph, (_, lesion) in zip(photographs, answer.nearest.iterrows(), strict=True):
+            text = f"{lesion['image_name']}\n{_word(lesion['target'])}, {lesion['distance']:.3f}"
+            line.append(Tile(photograph, text, bool(lesion["target"])))
+        lines.append(line)
+    write_sheet(path, "The lesion, and the reference lesions it is most like, with their distances", lines)
 
 
 def _read_image(path: Path, image_px: int, fit: Fit) -> npt.NDArray[np.uint8]:

@@ -20,6 +20,7 @@ from isic_siamese.measures import DERMATOLOGISTS, GRID, Answers
 from isic_siamese.pictures import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, write_figure
 from isic_siamese.references import References
 from isic_siamese.shards import Shards
+from isic_siamese.sheets import Tile, write_sheet
 
 Images = npt.NDArray[np.uint8]
 Rows = npt.NDArray[np.int64]
@@ -157,34 +158,25 @@ def worst_misses(answers: Answers, most: int = MISSES) -> npt.NDArray[np.int64]:
     return np.concatenate([missed[:most], alarms[:most]])
 
 
-def draw_misses(figure: Figure, answers: Answers, images: Images, reference_images: Images) -> None:
-    """A sheet of wrong answers, a line each: the lesion, then its nearest references, framed in their class's colour.
+def miss_lines(answers: Answers, images: Images, reference_images: Images) -> list[list[Tile]]:
+    """Return a line of a sheet for each wrong answer: the lesion, then its nearest references.
 
     Args:
-        figure: to draw on.
         answers: those of `worst_misses` alone, M of them.
         images: uint8 `(M, H, W, 3)`.
         reference_images: of the nearest references, uint8 `(M, k, H, W, 3)`.
     """
-    figure.suptitle("Worst misses, test split: the lesion, and the reference lesions it was most like", fontsize=11)
-    if not len(images):
-        figure.text(0.5, 0.5, "none", ha="center")
-        return
-    grid = figure.subplots(len(images), 1 + reference_images.shape[1], squeeze=False)
-    for row, line in enumerate(grid):
-        kind = "missed" if answers.malignant[row] else "false alarm"
-        _tile(line[0], images[row], f"{kind}, p = {answers.probabilities[row]:.3f}", bool(answers.malignant[row]))
-        for k, axes in enumerate(line[1:]):
+    lines = []
+    for row, (image, like) in enumerate(zip(images, reference_images, strict=True)):
+        malignant = bool(answers.malignant[row])
+        kind = "missed" if malignant else "false alarm"
+        line = [Tile(image, f"{kind}, p = {answers.probabilities[row]:.3f}", malignant)]
+        for k, reference in enumerate(like):
             is_melanoma = bool(answers.nearest_malignant[row, k])
             word = "melanoma" if is_melanoma else "benign"
-            _tile(axes, reference_images[row, k], f"{word}, {answers.distances[row, k]:.3f}", is_melanoma)
-
-
-def _tile(axes: Axes, image: npt.NDArray[np.uint8], title: str, malignant: bool) -> None:
-    axes.imshow(image)
-    axes.set_title(title, fontsize=8, loc="center")
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set(visible=True, color=MELANOMA if malignant else BENIGN, linewidth=2.5)
+            line.append(Tile(reference, f"{word}, {answers.distances[row, k]:.3f}", is_melanoma))
+        lines.append(line)
+    return lines
 
 
 def write_curves(folder: Path, answers: Answers, evaluation: Evaluation) -> None:
@@ -212,9 +204,5 @@ def write_misses(path: Path, answers: Answers, shards: Shards, rows: Rows, refer
     shown = answers.take(worst)
     like = references.table["row"].to_numpy()[shown.nearest[:, :NEIGHBOURS]]
     images, flat = shards.images(rows[worst]), shards.images(like.ravel())
-    write_figure(
-        path,
-        lambda figure: draw_misses(figure, shown, images, flat.reshape(*like.shape, *flat.shape[1:])),
-        width=1.4 * (1 + like.shape[1]),
-        height=0.4 + 1.45 * max(1, len(worst)),
-    )
+    lines = miss_lines(shown, images, flat.reshape(*like.shape, *flat.shape[1:]))
+    write_sheet(path, "Worst misses, test split: the lesion, and the reference lesions it was most like", lines)

@@ -1,0 +1,48 @@
+"""Sheets of lesions, a line each: the lesion, then the reference lesions that it is most like."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from isic_siamese.pictures import BLUE, GREY, VERMILLION, write_figure
+
+FRAMES = {True: VERMILLION, False: BLUE, None: GREY}  # melanoma, benign, not known
+
+
+class Tile(NamedTuple):
+    """An image, uint8 RGB `(H, W, 3)`, the text above it, and the class that colours its frame, where it is known."""
+
+    image: npt.NDArray[np.uint8]
+    text: str
+    malignant: bool | None
+
+
+def draw_sheet(figure: Figure, title: str, lines: Sequence[Sequence[Tile]]) -> None:
+    """Draw `lines` of as many tiles each; of none, the word."""
+    figure.suptitle(title, fontsize=11)
+    if not lines:
+        figure.text(0.5, 0.5, "none", ha="center")
+        return
+    grid = figure.subplots(len(lines), len(lines[0]), squeeze=False)
+    for line, row in zip(lines, grid, strict=True):
+        for tile, axes in zip(line, row, strict=True):
+            _draw_tile(axes, tile)
+
+
+def _draw_tile(axes: Axes, tile: Tile) -> None:
+    axes.imshow(tile.image)
+    axes.set_title(tile.text, fontsize=8, loc="center")
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set(visible=True, color=FRAMES[tile.malignant], linewidth=2.5)
+
+
+def write_sheet(path: Path, title: str, lines: Sequence[Sequence[Tile]]) -> None:
+    """Write the sheet of `draw_sheet` as PNG."""
+    width = 1.4 * max((len(line) for line in lines), default=6)
+    height = 1.3 + 0.15 * max((1 + tile.text.count("\n") for line in lines for tile in line), default=1)
+    write_figure(path, lambda figure: draw_sheet(figure, title, lines), width, 0.4 + height * max(1, len(lines)))
