@@ -95,6 +95,13 @@ def test_a_run_that_is_over_stays_at_hand_until_its_results_are_written(data: Tr
     assert np.array_equal(again.best, embed_rows(whole.encoder, data.shards, data.val_rows))
 
 
+def test_a_run_says_what_it_runs_on(data: TrainingData, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    trainer = make_trainer(data, epochs=1, precision="bfloat16")
+    train(trainer, tmp_path, lambda _: None)
+    assert f"training on cpu, the encoder in bfloat16, {len(trainer.steps)} steps an epoch" in caplog.text
+
+
 @pytest.mark.parametrize("n_bytes", [0, 1000])
 def test_a_checkpoint_that_is_not_whole_costs_its_run_and_no_more(
     data: TrainingData, tmp_path: Path, n_bytes: int, caplog: pytest.LogCaptureFixture

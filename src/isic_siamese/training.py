@@ -98,6 +98,8 @@ def train(trainer: Trainer, checkpoints: Path, on_epoch: Callable[[pd.DataFrame]
         trainer.load_state(state["trainer"])
         progress = Progress(**state["progress"])
     epochs, n_images = trainer.params.epochs, progress.n_images(trainer)
+    if ranks.rank() == 0:
+        log.info("%s, %d steps an epoch", _describe_device(trainer), len(trainer.steps))
     bar = tqdm(total=epochs * trainer.images_per_epoch, initial=n_images, unit="image", disable=ranks.rank() > 0)
     with bar, logging_redirect_tqdm():
         while len(progress.history) < epochs:
@@ -108,6 +110,11 @@ def train(trainer: Trainer, checkpoints: Path, on_epoch: Callable[[pd.DataFrame]
     trainer.encoder.load_state_dict(progress.best)
     first, best = (progress.embeddings[name].numpy() for name in ("first", "best"))
     return Trained(trainer.encoder, pd.DataFrame(progress.history), first, best)
+
+
+def _describe_device(trainer: Trainer) -> str:
+    name = torch.cuda.get_device_name(trainer.device) if trainer.device.type == "cuda" else trainer.device.type
+    return f"training on {name}, the encoder in {'bfloat16' if trainer.bfloat16 else 'float32'}"
 
 
 def _run_epoch(trainer: Trainer, progress: Progress, checkpoint: Checkpoint, bar: "tqdm[NoReturn]") -> None:
