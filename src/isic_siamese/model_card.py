@@ -19,9 +19,9 @@ Numbers = Mapping[str, Any]
 FIGURES = {
     "roc_auc": "ROC AUC",
     "average_precision": "Average precision",
-    "partial_auc": "Partial AUC above 80 % sensitivity (ISIC 2024's, 0 to 0.2)",
+    "partial_auc": "Partial AUC at sensitivity >= 80 % (ISIC 2024, 0 to 0.2)",
     "balanced_accuracy": "Balanced accuracy",
-    "accuracy_equal_classes": "Accuracy on as many benign images as melanomas",
+    "accuracy_equal_classes": "Accuracy on a balanced sample",
     "accuracy": "Accuracy",
     "sensitivity": "Sensitivity",
     "specificity": "Specificity",
@@ -31,9 +31,9 @@ FIGURES = {
     "brier": "Brier score",
     "brier_uncalibrated": "Brier score before calibration",
     "calibration_error": "Calibration error",
-    "calibration_error_by_chance": "... that chance alone gives a calibrated model on so few images",
+    "calibration_error_by_chance": "... expected by chance from a calibrated model on this sample",
     "calibration_error_uncalibrated": "Calibration error before calibration",
-    "pair_verification_auc": "AUC of telling same pairs from different ones",
+    "pair_verification_auc": "AUC, same-class against different-class pairs",
     "recall_at_1": "Recall@1, mean of both classes",
     "recall_at_5": "Recall@5, mean of both classes",
 }
@@ -45,36 +45,35 @@ STUDIES = {
 }
 CONTROLS = {
     "mean_colour": "Mean colour only, logistic regression",
-    "metadata": "Age, sex and body site only, logistic regression",
+    "metadata": "Age, sex, body site only, logistic regression",
     "untrained_encoder": "The encoder with random weights",
     "imagenet_features": "Frozen ImageNet features, logistic regression",
-    "imagenet_votes": "Frozen ImageNet features, votes of the references",
-    "shuffled_labels": "Shuffled labels, mean and spread of 20 (0.5 is right)",
+    "imagenet_votes": "Frozen ImageNet features, reference votes",
+    "shuffled_labels": "Shuffled labels, mean and spread of 20 (expect 0.5)",
 }
 
 USE = """\
 ## Intended use
 
 Research and teaching: metric learning on dermoscopic images, and reproducible pipelines. The model scores one
-dermoscopic image of one skin lesion, and shows the known lesions that it is most like. **It is not a diagnostic
-device.** It must not decide, alone or as a second opinion, whether a lesion is looked at, cut out or left. Photographs
-by telephone, other skin diseases, images of more than one lesion, and populations unlike those of the data are outside
-what it was made for.
+dermoscopic image of one skin lesion and shows the most similar known lesions. **It is not a diagnostic device.** It
+must not decide, alone or as a second opinion, whether a lesion is examined, excised or left. Smartphone photographs,
+other skin diseases, images of several lesions, and populations unlike the training data are out of scope.
 """
 
 LIMITS = """\
 ## Limits
 
-- ISIC 2020 has no column for skin tone, and its patients are mostly light-skinned: how the model does on dark skin is
-  unknown. Nor does it name the clinic or camera of an image; the size of its JPEG stands in for the camera.
-- Most benign lesions were labelled without histology, melanomas with it. A label may be wrong.
-- An image is seen at a small size (`shards.image_px`): fine structures that dermatologists use are lost.
-- No patient, lesion or near-identical picture is in two splits: a run with such a leak fails. A picture cropped by more
-  than a few per cent would not be recognised.
-- Intervals are over the patients of one test split and of one training run. They hold neither the luck of training nor
-  the difference to another clinic, so the figures of a new population can lie outside them.
-- The probability is calibrated for the share of melanomas in the validation split, which is also the threshold.
-  Where melanoma is rarer or more frequent both are off; multiply the odds by the ratio of the odds of both shares.
+- ISIC 2020 records no skin tone, and its patients are mostly light-skinned: performance on dark skin is unknown. Nor
+  does it record clinic or camera; JPEG size is used as a proxy for the camera.
+- Most benign labels lack histology; melanoma labels have it. Labels may be wrong.
+- Images are downsampled (`shards.image_px`): fine structures that dermatologists use are lost.
+- No patient, lesion or near-identical image is in two splits: a run with such a leak fails. Crops of more than about 1
+  % of a side are not recognised.
+- Intervals reflect sampling of patients in one test split, for one training run. They cover neither training variance
+  nor the shift to another clinic, so figures for a new population may lie outside them.
+- Probability calibration assumes the prevalence of melanoma in the validation split, which is also the threshold. At
+  another prevalence, both are off: multiply the odds by the ratio of the two prevalence odds.
 """
 
 
@@ -95,10 +94,10 @@ def _head(release: str) -> Iterator[str]:
     yield ""
     yield "Written by `python -m isic_siamese.model_card` from `metrics/`. Do not edit it: change the text there."
     yield ""
-    yield "- **Model**: a Siamese network: one encoder for both images of a pair, contrastive loss over balanced pairs,"
-    yield "  unit-length embeddings. An image is compared with the embeddings of the training and validation images."
-    yield "  Calibration and threshold come from the validation images, as the training images alone answered for them."
-    yield "  The encoder and every other number: `params.yaml`."
+    yield "- **Model**: a Siamese network: one encoder for both images of a pair, contrastive loss over balanced pairs"
+    yield "  plus a cross-entropy of each image's class, unit-length embeddings. An image is compared with those of the"
+    yield "  training and validation images. Calibration and threshold are set on the validation images, with only"
+    yield "  training images as references. The encoder and every other number: `params.yaml`."
     yield f"- **Release**: `{release}`" + (
         ", drawn images: these figures say nothing of skin" if release == "demo" else ""
     )
@@ -109,7 +108,7 @@ def _head(release: str) -> Iterator[str]:
 def _data(split: Numbers) -> Iterator[str]:
     yield "## Data"
     yield ""
-    yield "Split by patient; official duplicates removed."
+    yield "Split by patient, official duplicates removed."
     yield ""
     yield "| split | patients | images | melanomas |"
     yield "|---|---|---|---|"
@@ -123,14 +122,14 @@ def _figures(confidence: float, numbers: Numbers) -> Iterator[str]:
     evaluation = numbers["evaluate"]
     yield "## Figures"
     yield ""
-    yield f"Test split, read once; in brackets the {100 * confidence:g} % interval of a bootstrap over patients. Where"
-    yield "all resamples agree, a rate has that of Clopper and Pearson, with patients for trials; the mean of two rates"
-    yield "has the means of their ends, and any other figure has none. Nor has the calibration error: chance raises it."
+    yield f"Test split, read once; in brackets the {100 * confidence:g} % patient-level bootstrap interval. Where all"
+    yield "resamples agree, a rate has a Clopper-Pearson interval over patients, and the mean of two rates the mean of"
+    yield "their limits; other figures have none. Nor has the calibration error, which sampling noise biases upwards."
     yield ""
     yield f"**Goal of 80 % accuracy**: {evaluation['goal']}."
     yield ""
     yield from _table("figure", {title: evaluation.get(name) for name, title in FIGURES.items()})
-    yield "Beside dermatologists in reader studies (their sensitivity / specificity):"
+    yield "Against dermatologists in reader studies (sensitivity / specificity):"
     yield ""
     yield "| study | our specificity at their sensitivity | our sensitivity at their specificity |"
     yield "|---|---|---|"
@@ -143,13 +142,13 @@ def _figures(confidence: float, numbers: Numbers) -> Iterator[str]:
     controls = numbers["controls"]
     rows = {title: controls[name]["roc_auc"] for name, title in CONTROLS.items()}
     yield from _table("control", {"**This model**": evaluation["roc_auc"], **rows})
-    yield f"Calling every lesion benign has an accuracy of {controls['all_benign']['accuracy']['value']:.3f}."
+    yield f"Always answering benign has an accuracy of {controls['all_benign']['accuracy']['value']:.3f}."
     yield ""
     yield from _groups(evaluation["groups"])
 
 
 def _groups(groups: Numbers) -> Iterator[str]:
-    yield "By group; no figure where fewer than 10 images of a class:"
+    yield "By group; no figure with fewer than 10 images of a class:"
     yield ""
     yield "| group | images | melanomas | ROC AUC | sensitivity | specificity |"
     yield "|---|---|---|---|---|---|"
