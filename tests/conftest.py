@@ -1,7 +1,7 @@
 """What every test shares: one thread a process, because small tensors gain nothing from more; and one run pipeline.
 
 The tests run on the CPU, to its digits, whatever the machine has. Those of `tests/test_cuda.py` need a GPU, and are run
-by `pytest --numprocesses=0 -m cuda`.
+by `pytest --numprocesses=0 tests/test_cuda.py`.
 """
 
 import os

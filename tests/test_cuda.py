@@ -1,4 +1,4 @@
-"""What holds on a GPU only: `pytest --numprocesses=0 -m cuda`."""
+"""What holds on a GPU only: `pytest --numprocesses=0 tests/test_cuda.py`."""
 
 from pathlib import Path
 
@@ -10,7 +10,11 @@ from isic_siamese.trainer import Trainer
 from isic_siamese.training_data import TrainingData
 from tests.toy import draw_data, make_trainer
 
-pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")]
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA"),
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype"),
+]
 
 
 @pytest.fixture
@@ -33,8 +37,8 @@ def test_a_step_never_makes_the_host_wait_for_the_device(
     run = prepare(data, resident, frozen_groups)
     losses = run.run_steps(0, run.epoch_order(0))
     next(losses), next(losses)  # allocates and caches
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         next(losses), next(losses)
     finally:
         torch.cuda.set_sync_debug_mode("default")
