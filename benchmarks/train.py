@@ -8,7 +8,8 @@ release that the pipeline made, and draws images where there are none.
   step of 1,024 pairs. On CUDA also 1,024 pairs a step. They do not augment, which is in their favour.
 - from JPEGs: a DataLoader decodes both with Pillow each time, from memory. On CUDA a worker a core; on a CPU none,
   because they would take the cores from the encoder.
-- the bare encoder: forward, backward and optimizer on a batch that lies in memory.
+- the bare encoder: forward, backward and optimizer on a batch that lies in memory. On CUDA it and the parts of a step
+  take one step's images, where ours sends the copies of several steps through a frozen encoder at once.
 - the run: as many drawn images as ISIC 2020 has, in a process of its own; on a CPU only some steps of it.
 """
 
@@ -22,6 +23,7 @@ import time
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -30,7 +32,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from benchmarks.decode import draw_official_mix
 from benchmarks.train_run import ISIC_IMAGES, draw_shards, make_trainer, report_run
@@ -46,6 +48,7 @@ from isic_siamese.training_data import TrainingData
 PAIRS = 32  # of the two-branch loop, a step
 JPEGS = 256  # at most, held in memory
 CUDA_STEPS = 3 * AHEAD  # a turn
+ENDLESS = 10**9  # pairs of a pass of the two-branch loop, so that no turn comes to its end
 
 Loop = Callable[[], object]
 Pair = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], bool]
@@ -71,7 +74,7 @@ def decoder(jpegs: list[bytes], px: int) -> Callable[[int], npt.NDArray[np.uint8
 
 
 class TwoBranches:
-    """The classic loop: an iterator over a DataLoader that never ends, and one step."""
+    """The classic loop: a DataLoader that never ends, and one step."""
 
     def __init__(self, trainer: Trainer, dataset: PairsOf, n_pairs: int) -> None:
         self.trainer, on_cuda = trainer, trainer.device.type == "cuda"
@@ -81,7 +84,7 @@ class TwoBranches:
         self.loader = DataLoader(
             dataset,
             n_pairs,
-            shuffle=True,
+            sampler=RandomSampler(dataset, replacement=True, num_samples=ENDLESS),
             drop_last=True,
             num_workers=workers,
             prefetch_factor=ahead,
@@ -89,15 +92,14 @@ class TwoBranches:
         )
         self.batches: Iterator[list[Tensor]] = iter(())
 
-    def start(self) -> None:
-        """Begin a new turn: what workers prepared in the turns of others must not count, so one batch goes unused."""
-        self.batches = self._endless()
-        if self.loader.num_workers:
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Have workers while the block runs, and none that take the cores from others after it."""
+        self.batches = iter(self.loader)
+        for _ in range(self.loader.num_workers):  # which start together: until they are in step, their first ones
             next(self.batches)
-
-    def _endless(self) -> Iterator[list[Tensor]]:
-        while True:
-            yield from self.loader
+        yield
+        self.batches = iter(())
 
     def step(self) -> None:
         """Embed both sides of a batch of pairs, and move the weights."""
@@ -211,8 +213,8 @@ def measure(run: Trainer, jpegs: list[bytes], rounds: int, n_steps: int) -> dict
         for name, loop in loops.items():
             found[name] = timed(run, loop, n_steps)
         for name, rival in rivals.items():
-            rival.start()
-            found[name] = timed(run, rival.step, n_steps)
+            with rival.turn():
+                found[name] = timed(run, rival.step, n_steps)
         for name, part in parts.items():
             found[name] = timed(run, part, n_steps)
         for name, value in found.items() if number else ():
