@@ -99,7 +99,7 @@ def test_a_run_says_what_it_runs_on(data: TrainingData, tmp_path: Path, caplog: 
     caplog.set_level("INFO")
     trainer = make_trainer(data, epochs=1, precision="bfloat16")
     train(trainer, tmp_path, lambda _: None)
-    assert f"training on cpu, the encoder in bfloat16, {len(trainer.steps)} steps an epoch" in caplog.text
+    assert f"on cpu, encoder in bfloat16, {len(trainer.steps)} steps an epoch" in caplog.text
 
 
 @pytest.mark.parametrize("n_bytes", [0, 1000])

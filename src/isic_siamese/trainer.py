@@ -16,8 +16,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from isic_siamese import ranks
 from isic_siamese.augment import N_DRAWS, AugmentParams, augment
-from isic_siamese.embedding import embed_rows, pool_rows
-from isic_siamese.encoder import build_encoder, pick_device
+from isic_siamese.devices import pick_device
+from isic_siamese.embedding import embed, pool_rows
+from isic_siamese.encoder import build_encoder
 from isic_siamese.errors import ParamsError, TrainingError
 from isic_siamese.image_source import ImageSource, fits, to_device
 from isic_siamese.losses import (
@@ -169,7 +170,8 @@ class Trainer:
         `copies` is what `pool_copies` gave for the step.
         """
         step = self.steps[position]
-        torch.manual_seed(self._seed(epoch, position) + ranks.rank())  # of dropout, in encoders that have it
+        if self.features is None:
+            torch.manual_seed(self._seed(epoch, position) + ranks.rank())  # of dropout, in encoders that have it
         embeddings = self.embed_views(epoch, position, copies)
         loss = self.loss(ranks.gather(embeddings, len(step.rows)), step)
         self.optimizer.zero_grad(set_to_none=True)
@@ -277,7 +279,9 @@ class Trainer:
             with torch.inference_mode():
                 known = self.features[torch.from_numpy(rows).to(self.device)]
                 return np.asarray(self.encoder.project(known).cpu().numpy(), np.float32)
-        own = embed_rows(self.encoder, self.data.shards, rows[ranks.share(len(rows))])
+        part = torch.from_numpy(rows[ranks.share(len(rows))])
+        starts = range(0, len(part), self.encoder.batch_size)
+        own = embed(self.encoder, (self.images.take(part[i : i + self.encoder.batch_size]) for i in starts))
         if ranks.n_ranks() == 1:
             return own
         return np.asarray(ranks.gather(torch.from_numpy(own).to(self.device), len(rows)).cpu().numpy(), np.float32)

@@ -17,6 +17,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from isic_siamese import ranks
 from isic_siamese.checkpoint import Checkpoint
+from isic_siamese.devices import device_name
 from isic_siamese.encoder import SiameseEncoder
 from isic_siamese.errors import TrainingError
 from isic_siamese.trainer import Trainer, explaining_out_of_memory
@@ -99,7 +100,8 @@ def train(trainer: Trainer, checkpoints: Path, on_epoch: Callable[[pd.DataFrame]
         progress = Progress(**state["progress"])
     epochs, n_images = trainer.params.epochs, progress.n_images(trainer)
     if ranks.rank() == 0:
-        log.info("%s, %d steps an epoch", _describe_device(trainer), len(trainer.steps))
+        precision = "bfloat16" if trainer.bfloat16 else "float32"
+        log.info("on %s, encoder in %s, %d steps an epoch", device_name(trainer.device), precision, len(trainer.steps))
     bar = tqdm(total=epochs * trainer.images_per_epoch, initial=n_images, unit="image", disable=ranks.rank() > 0)
     with bar, logging_redirect_tqdm():
         while len(progress.history) < epochs:
@@ -110,11 +112,6 @@ def train(trainer: Trainer, checkpoints: Path, on_epoch: Callable[[pd.DataFrame]
     trainer.encoder.load_state_dict(progress.best)
     first, best = (progress.embeddings[name].numpy() for name in ("first", "best"))
     return Trained(trainer.encoder, pd.DataFrame(progress.history), first, best)
-
-
-def _describe_device(trainer: Trainer) -> str:
-    name = torch.cuda.get_device_name(trainer.device) if trainer.device.type == "cuda" else trainer.device.type
-    return f"training on {name}, the encoder in {'bfloat16' if trainer.bfloat16 else 'float32'}"
 
 
 def _run_epoch(trainer: Trainer, progress: Progress, checkpoint: Checkpoint, bar: "tqdm[NoReturn]") -> None:

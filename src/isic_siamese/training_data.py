@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 from isic_siamese import ranks
 from isic_siamese.augment import AugmentParams
 from isic_siamese.checkpoint import run_key
-from isic_siamese.encoder import pick_device
+from isic_siamese.devices import device_name, pick_device
 from isic_siamese.errors import DataError
 from isic_siamese.params import Count, Positive, Section
 from isic_siamese.shards import READ_BATCH, Shards
@@ -83,7 +83,9 @@ def check_classes(data: TrainingData) -> None:
 
 def training_key(data: TrainingData, params: TrainParams, recipe: AugmentParams, margin: float, seed: int) -> str:
     """Return a name for a run that changes with anything that its result depends on."""
-    machine = f"{pick_device().type} {ranks.n_ranks()}"  # another would go on, and end in other bytes than either
+    machine = (
+        f"{device_name(pick_device())} {ranks.n_ranks()}"  # another would go on, and end in other bytes than either
+    )
     settings = [params.model_dump_json(), recipe.model_dump_json(), f"{margin} {seed}", machine]
     return run_key(_facts(data, settings))
 

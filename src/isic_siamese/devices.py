@@ -1,0 +1,34 @@
+"""Where the network runs, and what makes it run there fast and to the same bits each time."""
+
+import os
+
+import torch
+
+MOST_KEPT = 2**25 - 2**16  # bytes; of larger blocks malloc of glibc keeps none that was freed
+
+
+def pick_device() -> torch.device:
+    """Return the accelerator that is there: CUDA, then Apple's, then the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def device_name(device: torch.device) -> str:
+    """Return what `device` is called, such as `NVIDIA H100 80GB HBM3`, or `cpu`."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def make_blocks_cheap() -> None:
+    """Spare the CPU most of what Linux does when a feature map is allocated."""
+    # Tensors on huge pages, in 1/20 of the page faults. Torch reads this when it makes its first tensor.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    # glibc keeps a freed block where one as large was freed before (mallopt(3), M_MMAP_THRESHOLD). Else it goes back
+    # to the system after each layer, to be zeroed anew for the next. This one is never written to.
+    torch.empty(MOST_KEPT, dtype=torch.uint8)
+
+
+def keep_every_digit() -> None:
+    """Have CUDA compute as exactly as a CPU does, and to the same bits each time."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product of matrices
+    torch.backends.cudnn.allow_tf32 = False  # else convolutions keep 10 bits of a float32
