@@ -12,7 +12,7 @@ from scipy.fft import dct
 from isic_siamese import leaks
 from isic_siamese.errors import DataError
 from isic_siamese.images import decode_image
-from isic_siamese.leaks import check_leaks, check_patients, near_duplicates, perceptual_hashes, thumbnails
+from isic_siamese.leaks import check_leaks, near_duplicates, perceptual_hashes, shared_pictures, thumbnails
 
 SUBSET = Path(__file__).parents[2] / "shared/isic2020-subset/ISIC_2020_Training_JPEG.zip"
 Change = Callable[[Image.Image], Image.Image]
@@ -114,12 +114,16 @@ def test_a_mirrored_image_in_two_splits_is_a_leak(one: int, other: int) -> None:
         check_leaks(index_of(), ROWS, pd.Series([], dtype=str), thumbnails([images]))
 
 
-def test_one_picture_of_two_patients_is_a_leak_of_any_folds_and_of_one_patient_none() -> None:
+def test_one_picture_of_two_patients_is_found_and_named_and_of_one_patient_it_is_not(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
     images = pictures(6)
     images[4] = images[1][:, ::-1]
-    with pytest.raises(DataError, match=r"1 pairs of near-identical images of two patients \(ISIC_1 and ISIC_4\)"):
-        check_patients(index_of(), thumbnails([images]))
-    check_patients(index_of(patient_id=["a", "b", "c", "d", "b", "e"]), thumbnails([images]))
+    assert shared_pictures(index_of(patient_id=["a", "b", "c", "d", "b", "e"]), thumbnails([images])) == []
+    assert caplog.text == ""
+    assert shared_pictures(index_of(), thumbnails([images])) == [(1, 4)]
+    assert "1 near-identical pictures of two patients, who stay together (ISIC_1 and ISIC_4)" in caplog.text
 
 
 def test_all_leaks_are_in_one_message() -> None:

@@ -8,7 +8,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from isic_siamese.errors import DataError
+from isic_siamese.files import write_csv
 from isic_siamese.splits import SplitParams, count_splits, read_splits, rows_of, split_patients
+from stages import split
+from tests.test_leaks import pictures
 
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
 
@@ -54,6 +57,29 @@ def test_the_seed_decides_who_goes_where_and_nothing_else_does() -> None:
     pd.testing.assert_frame_equal(first, again)
     pd.testing.assert_frame_equal(first, shuffled)
     assert not first.equals(other)
+
+
+@settings(deadline=None, max_examples=30, derandomize=True)
+@given(seed=st.integers(0, 1000), n_shared=st.integers(1, 60))
+def test_patients_who_share_a_picture_directly_or_through_others_are_in_one_split(seed: int, n_shared: int) -> None:
+    index = release_like(seed, 300, 60)
+    shared = np.random.default_rng(seed).integers(0, len(index), (n_shared, 2)).tolist()
+    splits = split_patients(index, FRACTIONS, np.random.default_rng(seed), shared)
+    assert splits["patient_id"].is_unique and set(splits["patient_id"]) == set(index["patient_id"])
+    of_row = index["patient_id"].map(splits.set_index("patient_id")["split"])
+    assert all(of_row[one] == of_row[other] for one, other in shared)
+    counts = count_splits(index, splits)
+    for name, fraction in FRACTIONS.items():
+        assert abs(counts[name]["patients"] - 300 * fraction) < 20
+
+
+def test_a_picture_that_one_patient_has_twice_changes_nothing() -> None:
+    index = release_like(0, 200, 40)
+    first, second = index.index[index["patient_id"] == index["patient_id"][0]][[0, -1]]
+    alone, shared = (
+        split_patients(index, FRACTIONS, np.random.default_rng(0), pairs) for pairs in ([], [(first, second)])
+    )
+    pd.testing.assert_frame_equal(alone, shared)
 
 
 def test_a_split_without_both_classes_is_refused() -> None:
@@ -106,3 +132,21 @@ def test_a_wrong_splits_file_is_refused(tmp_path: Path, content: str | None, mes
 def test_a_patient_may_have_the_name_of_a_missing_value(tmp_path: Path) -> None:
     (tmp_path / "splits.csv").write_text("patient_id,split\nNA,train\nnull,val\n")
     assert read_splits(tmp_path / "splits.csv")["patient_id"].tolist() == ["NA", "null"]
+
+
+def test_the_stage_keeps_patients_of_one_picture_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "data/shards/train"
+    index = pd.DataFrame({"patient_id": [f"IP_{number}" for number in range(60)], "target": [1, 0] * 30})
+    write_csv(folder / "index.csv", index.rename_axis("row").reset_index().assign(image_name=index["patient_id"]))
+    (tmp_path / "params.yaml").write_text("release: demo\nseed: 0\nmargin: 1.0\nsplit: {train: 0.7, val: 0.15}\n")
+    images = pictures(60, 64)
+    np.save(folder / "shard-00000.npy", images)
+    split.main()
+    before = read_splits(tmp_path / "data/splits.csv").set_index("patient_id")["split"]
+    first, last = before.index[before == "train"][0], before.index[before == "test"][0]
+    images[index.index[index["patient_id"] == last]] = images[index.index[index["patient_id"] == first]][:, :, ::-1]
+    np.save(folder / "shard-00000.npy", images)
+    split.main()
+    after = read_splits(tmp_path / "data/splits.csv").set_index("patient_id")["split"]
+    assert after[first] == after[last] and set(after) == {"train", "val", "test"}

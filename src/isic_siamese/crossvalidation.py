@@ -1,7 +1,7 @@
 """Cross-validation over patients: every image is answered by a network that saw no image of its patient."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from isic_siamese.embedding import embed_rows
 from isic_siamese.errors import DataError
 from isic_siamese.evaluation import EvaluateParams
 from isic_siamese.files import write_csv
-from isic_siamese.leaks import check_patients, thumbnails
+from isic_siamese.leaks import shared_pictures, thumbnails
 from isic_siamese.pairs import PairsParams, draw_pairs
 from isic_siamese.params import Count, Section
 from isic_siamese.shards import READ_BATCH, Shards
@@ -65,15 +65,19 @@ class Recipe:
     score: Score | None = None
 
 
-def fold_patients(index: pd.DataFrame, folds: int, rng: np.random.Generator) -> list[IntArray]:
+def fold_patients(
+    index: pd.DataFrame, folds: int, rng: np.random.Generator, shared: Sequence[tuple[int, int]] = ()
+) -> list[IntArray]:
     """Divide the images into `folds` of equal shares, no patient in two; return the rows of each.
+
+    `shared` as in `split_patients`.
 
     Raises:
         DataError: there are too few patients of a class for so many.
     """
     names = [str(number) for number in range(folds)]
     try:
-        splits = split_patients(index, dict.fromkeys(names, 1 / folds), rng)
+        splits = split_patients(index, dict.fromkeys(names, 1 / folds), rng, shared)
     except DataError:
         problem = f"{folds} folds: one would have fewer than 2 patients with melanoma, or fewer than 2 without"
         raise DataError(f"{problem}; lower crossvalidate.folds, or use a release with more patients") from None
@@ -101,8 +105,9 @@ def cross_validate(
     parts = []
     malignant = index["target"].to_numpy() == 1
     rngs = [np.random.default_rng([seed, repeat]) for repeat in range(params.repeats)]
-    divisions = [fold_patients(index, params.folds, rng) for rng in rngs]
-    check_patients(index, thumbnails(shards.batches(np.arange(len(shards)), READ_BATCH, "check for leaks")))
+    pictures = shards.batches(np.arange(len(shards)), READ_BATCH, "compare pictures")
+    shared = shared_pictures(index, thumbnails(pictures))
+    divisions = [fold_patients(index, params.folds, rng, shared) for rng in rngs]
     colours, frozen = mean_colours(shards), FrozenFeatures("imagenet", shards, recipe.evaluate.orientations)
     for repeat, (rng, rows) in enumerate(zip(rngs, divisions, strict=True)):
         for fold in range(params.folds):

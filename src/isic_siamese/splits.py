@@ -1,12 +1,14 @@
-"""Divide patients into train, validation and test, so that no patient is in two splits."""
+"""Divide patients into train, validation and test, so that no patient and no picture is in two splits."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import pandas as pd
 from pydantic import model_validator
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from isic_siamese.errors import DataError
 from isic_siamese.params import Fraction, Section
@@ -34,18 +36,25 @@ class SplitParams(Section):
         return {"train": self.train, "val": self.val, "test": 1 - self.train - self.val}
 
 
-def split_patients(index: pd.DataFrame, fractions: Mapping[str, float], rng: np.random.Generator) -> pd.DataFrame:
+def split_patients(
+    index: pd.DataFrame,
+    fractions: Mapping[str, float],
+    rng: np.random.Generator,
+    shared: Sequence[tuple[int, int]] = (),
+) -> pd.DataFrame:
     """Assign each patient to a split, stratified by what the patient brings to it.
 
     Patients are dealt out, those with the most melanomas first and of those the ones with the most images, each to
     the split that is furthest behind its share of the patients, images, patients with melanoma and melanomas dealt so
     far. So every stretch of that order is shared out in proportion: no split gets only the large patients. Ties
-    are broken by `rng`: the seed decides who goes where, and hardly at all how many.
+    are broken by `rng`: the seed decides who goes where, and hardly at all how many. Patients who share a picture are
+    dealt out as one.
 
     Args:
-        index: a row an image, with `patient_id` and `target` (1 is melanoma).
+        index: a row an image, with `row`, `patient_id` and `target` (1 is melanoma).
         fractions: the share of each split, adding up to 1.
         rng: the source of chance.
+        shared: pairs of rows that hold one picture (`leaks.shared_pictures`).
 
     Returns:
         `patient_id, split`, a row a patient, by patient_id.
@@ -55,27 +64,37 @@ def split_patients(index: pd.DataFrame, fractions: Mapping[str, float], rng: np.
     """
     grouped = index.groupby("patient_id", sort=True)["target"]
     patients = pd.DataFrame({"images": grouped.size(), "melanomas": grouped.sum()})
-    brings = np.column_stack(
+    of_patient = np.column_stack(
         [np.ones(len(patients)), patients["images"], patients["melanomas"] > 0, patients["melanomas"]]
     ).astype(np.float64)
-    shuffled = rng.permutation(len(patients))
+    group = _connected(patients.index, index.set_index("row")["patient_id"], shared)
+    brings = np.zeros((group.max() + 1, of_patient.shape[1]))
+    np.add.at(brings, group, of_patient)
+    shuffled = rng.permutation(len(brings))
     order = shuffled[np.lexsort((-brings[shuffled, 1], -brings[shuffled, 3]))]
     names, shares = list(fractions), np.array([*fractions.values()])[:, None]
     weight = 1 / np.maximum(brings.sum(axis=0), 1) ** 2
 
     dealt = np.zeros((len(names), brings.shape[1]))
     due = np.zeros_like(dealt)
-    choice = np.zeros(len(patients), dtype=np.int64)
-    for patient in order:
-        adds = brings[patient]
+    choice = np.zeros(len(brings), dtype=np.int64)
+    for unit in order:
+        adds = brings[unit]
         due += shares * adds
-        # How much the squared distance from what is due changes if this patient joins a split.
+        # How much the squared distance from what is due changes if these patients join a split.
         change = (adds * (adds + 2 * (dealt - due)) * weight).sum(axis=1)
-        choice[patient] = change.argmin()
-        dealt[choice[patient]] += adds
+        choice[unit] = change.argmin()
+        dealt[choice[unit]] += adds
 
     _check_both_classes(names, dealt)
-    return pd.DataFrame({"patient_id": patients.index, "split": np.array(names)[choice]})
+    return pd.DataFrame({"patient_id": patients.index, "split": np.array(names)[choice[group]]})
+
+
+def _connected(patients: "pd.Index[str]", of_row: "pd.Series[str]", shared: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Return the group of each patient, int64 `(n,)`: one for all who share pictures, directly or through others."""
+    ends = np.array([[patients.get_loc(of_row[row]) for row in pair] for pair in shared], np.int64).reshape(-1, 2)
+    links = coo_array((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(len(patients), len(patients)))
+    return np.asarray(connected_components(links, directed=False)[1], np.int64)
 
 
 def _check_both_classes(names: list[str], dealt: np.ndarray) -> None:
