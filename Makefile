@@ -16,6 +16,7 @@ setup: .venv/.ready ## make .venv from requirements.lock, the package editable
 
 .venv/.ready: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12")'
+	@if [ -L .venv ]; then echo ".venv is a link: installing here would change another checkout; remove it" >&2; exit 1; fi
 	test -d .venv || $(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check uv
 	.venv/bin/uv pip sync --quiet --python .venv/bin/python requirements.lock

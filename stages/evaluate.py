@@ -27,10 +27,10 @@ from isic_siamese.files import write_csv, write_json
 from isic_siamese.groups import group_figures, image_groups
 from isic_siamese.leaks import check_leaks, thumbnails
 from isic_siamese.measures import answer
-from isic_siamese.model_files import model_digest, read_model
+from isic_siamese.model_files import model_digest, read_margin, read_model
 from isic_siamese.pairs import read_pairs
 from isic_siamese.params import Params
-from isic_siamese.references import pick_references, write_references
+from isic_siamese.references import find_nearest, pick_references, write_references
 from isic_siamese.shards import READ_BATCH, Shards, read_index
 from isic_siamese.splits import SPLITS, read_splits, rows_of
 from isic_siamese.votes import vote_scores
@@ -61,7 +61,8 @@ def main() -> None:
     malignant = index["target"].to_numpy() == 1
     train, val, voting = rows["train"], rows["val"], (section.temperature, section.vote_penalty)
     val_scores = vote_scores(embeddings[val], embeddings[train], malignant[train], *voting)
-    classifier = fit_classifier(val_scores, malignant[val], section.neighbours, section.orientations)
+    _, nearest = find_nearest(embeddings[val], embeddings[train], 1)
+    classifier = fit_classifier(val_scores, malignant[val], nearest[:, 0], section.neighbours, section.orientations)
     # Calibration and threshold are set: validation images may answer, too.
     references = pick_references(index, embeddings, rows_of(index, splits, "train", "val"), *voting)
 
@@ -77,11 +78,11 @@ def main() -> None:
     write_classifier(EVALUATION / "classifier.json", classifier)
     write_csv(EVALUATION / "test.csv", answer_table(test, answers, references))
     # With the answers and not with the plots, which are in git: it shows photographs that have a licence of their own.
-    write_misses(EVALUATION / "misses.png", answers, shards, rows["test"], references)
+    write_misses(EVALUATION / "misses.png", answers, test, shards, references)
     for name, table in curve_tables(answers).items():
         write_csv(PLOTS / f"{name}.csv", table)
     write_curves(PLOTS, answers, evaluation)
-    write_distances(PLOTS / "distances.png", measured, params.common.margin)
+    write_distances(PLOTS / "distances.png", measured, read_margin(MODELS))
     write_map(PLOTS / "embeddings.png", embeddings[rows["test"]], answers.malignant)
     counts = {"test": count_answers(answers, test["patient_id"]), "checked_for_leaks": checked}
     write_json(METRICS, report(evaluation, classifier) | {"counts": counts, "groups": groups})

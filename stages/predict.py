@@ -36,9 +36,10 @@ def main() -> None:
     probabilities = classifier.probabilities(references.scores(embeddings))
 
     write_csv(SUBMISSION, pd.DataFrame({"image_name": index["image"], "target": probabilities}))
-    flagged = int(classifier.decide(probabilities).sum())
-    fractions = {"flagged_fraction": flagged / len(index)} if len(index) else {}
-    write_json(METRICS, {"images": len(index), "flagged": flagged, **fractions})
+    counts = {"flagged": int(classifier.decide(probabilities).sum())}
+    counts["unfamiliar"] = int(classifier.is_unfamiliar(references.nearest(embeddings, 1)[1]).sum())
+    fractions = {f"{name}_fraction": n / len(index) for name, n in counts.items()} if len(index) else {}
+    write_json(METRICS, {"images": len(index), **counts, **fractions})
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def main() -> None:
         trainer = Trainer(data, section, recipe, params.common.margin, params.common.seed)
         trained = train(trainer, CHECKPOINTS, write_curve)
         if ranks.rank() == 0:
-            write_results(trained, data, params.common.margin)
+            write_results(trained, data, params.common.margin if section.loss == "contrastive" else None)
             forget_runs(CHECKPOINTS)
 
 
@@ -60,9 +60,9 @@ def write_curve(history: pd.DataFrame) -> None:
         write_csv(CURVE, history)
 
 
-def write_results(trained: Trained, data: TrainingData, margin: float) -> None:
+def write_results(trained: Trained, data: TrainingData, margin: float | None) -> None:
     """Write the model, its figures, and how far apart the pairs of the validation split were."""
-    write_model(Path("data/models"), trained.encoder)
+    write_model(Path("data/models"), trained.encoder, margin)
     write_json(Path("metrics/train.json"), trained.summary())
     write_curve(trained.history)  # again, for a run that was killed after its last epoch and has none to come
     pairs = read_pairs(Path("data/pairs/val.csv"))

@@ -142,7 +142,8 @@ def test_the_submission_has_a_probability_for_each_test_image() -> None:
     submission = pd.read_csv("data/predictions/submission.csv")
     assert list(submission) == ["image_name", "target"]
     assert len(submission) == N_TEST and submission["target"].between(0, 1).all()
-    assert json.loads(Path("metrics/predict.json").read_text())["images"] == N_TEST
+    counts = json.loads(Path("metrics/predict.json").read_text())
+    assert counts["images"] == N_TEST and counts["unfamiliar_fraction"] == pytest.approx(counts["unfamiliar"] / N_TEST)
 
 
 def test_a_release_without_test_images_gets_an_empty_submission(
@@ -174,6 +175,17 @@ def test_the_command_answers_for_each_image_with_its_nearest_references(
     assert all("ISIC_" in line and line.split()[0] == "distance" for line in lines[2:5])
     assert lines[5].startswith(f"{bright}: ")
     assert "not a diagnostic device" in lines[-1]
+
+
+@pytest.mark.usefixtures("here")
+def test_the_command_says_that_a_picture_is_unlike_any_known_lesion(tmp_path: Path) -> None:
+    lesion = Image.fromarray(np.load("data/shards/train/shard-00000.npy")[0])
+    lesion.save(tmp_path / "lesion.jpg", "JPEG", quality=95)
+    stripes = np.where(np.arange(32)[:, None, None] // 4 % 2, [255, 0, 255], [0, 255, 0]).astype(np.uint8)
+    Image.fromarray(np.broadcast_to(stripes, (32, 32, 3))).save(tmp_path / "stripes.jpg", "JPEG")
+    lines = list(cli.predict_files([tmp_path / "lesion.jpg", tmp_path / "stripes.jpg"]))
+    warned = [number for number, line in enumerate(lines) if "do not rely on this: unlike any known lesion" in line]
+    assert warned == [next(number for number, line in enumerate(lines) if "stripes.jpg" in line) + 1]
 
 
 def test_the_command_draws_each_lesion_beside_its_nearest_references(
@@ -255,6 +267,7 @@ def test_a_png_is_no_jpeg(tmp_path: Path) -> None:
 
 def test_a_missing_model_says_what_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    jpeg(tmp_path / "lesion.jpg", 90)
     with pytest.raises(ParamsError, match=r"params\.yaml: no such file; run from the root of the repository"):
         list(cli.predict_files([tmp_path / "lesion.jpg"]))
     (tmp_path / "params.yaml").write_text(PARAMS)

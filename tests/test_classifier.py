@@ -45,7 +45,7 @@ def test_the_threshold_is_the_share_of_melanomas_where_the_probability_is_true()
     rng = np.random.default_rng(6)
     probabilities = rng.random(200_000) ** 6  # 1 in 7 is a melanoma
     malignant = rng.random(len(probabilities)) < probabilities
-    fitted = fit_classifier(np.log(probabilities / (1 - probabilities)), malignant, 5, 8)
+    fitted = fit_classifier(np.log(probabilities / (1 - probabilities)), malignant, np.zeros(200_000), 5, 8)
     assert fitted.threshold == pytest.approx(malignant.mean())
 
     def quality(threshold: float) -> float:
@@ -59,13 +59,21 @@ def test_the_threshold_is_the_share_of_melanomas_where_the_probability_is_true()
 def test_a_classifier_reads_back_as_it_was_written(tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     malignant = rng.random(50) < 0.3
-    fitted = fit_classifier(rng.normal(size=50), malignant, 5, 8)
+    fitted = fit_classifier(rng.normal(size=50), malignant, rng.random(50), 5, 8)
     write_classifier(tmp_path / "classifier.json", fitted)
     assert read_classifier(tmp_path / "classifier.json") == fitted
 
 
+def test_one_validation_image_in_a_hundred_is_unfamiliar() -> None:
+    rng = np.random.default_rng(7)
+    nearest = rng.random(1000)
+    fitted = fit_classifier(rng.normal(size=1000), nearest < 0.5, nearest, 5, 8)
+    assert fitted.is_unfamiliar(nearest).sum() == 10
+    assert fitted.is_unfamiliar(np.array([nearest.max(), nearest.mean()])).tolist() == [True, False]
+
+
 def test_calibration_and_the_vote_agree_on_the_order() -> None:
-    fitted = Classifier(12.0, -3.0, 0.2, 5, 8)
+    fitted = Classifier(12.0, -3.0, 0.2, 0.9, 5, 8)
     scores = np.array([-0.5, 0.0, 0.5])
     assert np.all(np.diff(fitted.probabilities(scores)) > 0)
     assert fitted.uncalibrated(scores)[1] == 0.5

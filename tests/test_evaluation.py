@@ -63,7 +63,7 @@ def test_the_band_rises(evaluation: Evaluation) -> None:
 
 
 def test_the_report_is_json_with_the_goal_first_and_the_studies_in_a_group(evaluation: Evaluation) -> None:
-    content = report(evaluation, Classifier(1.0, 0.0, 0.3, 5, 1))
+    content = report(evaluation, Classifier(1.0, 0.0, 0.3, 0.9, 5, 1))
     json.dumps(content, allow_nan=False)
     assert list(content)[:2] == ["goal", "roc_auc"]
     assert set(content["at_dermatologists"]["brinker_2019"]) == {"sensitivity", "specificity"}  # type: ignore[index]
@@ -106,9 +106,11 @@ def test_the_curves_are_those_of_the_scores_and_decisions() -> None:
 
 
 def test_answers_are_counted() -> None:
-    counts = count_answers(some_answers(), PATIENTS)
+    answers = some_answers()
+    counts = count_answers(answers, PATIENTS)
     assert (counts["images"], counts["patients"], counts["melanomas"]) == (80, 27, 20)
     assert 0 < counts["melanomas_flagged"] <= 20 and 0 < counts["benign_flagged"] < 60
+    assert 0 < counts["unfamiliar"] == (answers.distances[:, 0] > 0.4).sum() < 20
 
 
 def test_pairs_of_one_class_that_lie_nearer_are_verified() -> None:

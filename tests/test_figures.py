@@ -82,37 +82,48 @@ def test_the_worst_misses_are_the_surest_of_each_kind() -> None:
     assert figures.worst_misses(answers, most=1).tolist() == [1, 4]
 
 
-def test_the_sheet_shows_each_miss_beside_its_nearest_references() -> None:
-    answers = some_answers(3).take(np.array([1, 2]))
-    images, like = np.zeros((2, 4, 4, 3), np.uint8), np.ones((2, 5, 4, 4, 3), np.uint8)
-    lines = figures.miss_lines(answers, images, like)
-    assert [len(line) for line in lines] == [6, 6]
-    assert lines[0][0].text == f"false alarm, p = {answers.probabilities[0]:.3f}" and not lines[0][0].malignant
-    nearest = bool(answers.nearest_malignant[0, 0])
-    assert lines[0][1].text == f"{'melanoma' if nearest else 'benign'}, {answers.distances[0, 0]:.3f}"
-    assert lines[0][1].malignant == nearest and lines[0][1].image.all()
+def sheet_of(folder: Path, answers: Answers) -> tuple[pd.DataFrame, Shards, References]:
+    """What the misses of 10 answers are drawn with: their index, images of one level each, and 30 references."""
+    np.save(folder / "shard-00000.npy", np.repeat(np.arange(40, dtype=np.uint8), 16 * 16 * 3).reshape(40, 16, 16, 3))
+    index = pd.DataFrame({"row": range(10), "image_name": [f"ISIC_{row}" for row in range(10)]})
+    table = pd.DataFrame({"row": range(10, 40), "image_name": [f"ISIC_{row}" for row in range(10, 40)], "target": 0})
+    table.loc[answers.nearest[answers.nearest_malignant], "target"] = 1
+    return index, Shards(folder), References(unit(np.random.default_rng(0), 30), table, Votes(np.ones(30), 0.0, 0.1))
+
+
+def test_the_sheet_shows_each_miss_beside_its_nearest_references(tmp_path: Path) -> None:
+    answers = some_answers(10)
+    index, shards, references = sheet_of(tmp_path, answers)
+    lines = figures.miss_lines(answers, index, shards, references)
+    assert [line[0].image[0, 0, 0] for line in lines] == figures.worst_misses(answers).tolist()
+    for line in lines:
+        assert len(line) == 6
+        position = int(line[0].image[0, 0, 0])
+        kind = "missed" if answers.malignant[position] else "false alarm"
+        assert line[0].text == f"ISIC_{position}\n{kind}, p = {answers.probabilities[position]:.3f}"
+        assert line[0].malignant == answers.malignant[position]
+        for tile, near, distance in zip(line[1:], answers.nearest[position], answers.distances[position], strict=True):
+            word = "melanoma" if tile.malignant else "benign"
+            assert tile.malignant == references.malignant[near]
+            assert tile.text == f"ISIC_{near + 10}\n{word}, {distance:.3f}" and (tile.image == near + 10).all()
 
 
 @pytest.mark.parametrize("perfect", [True, False])
 def test_a_sheet_is_written_with_misses_and_without(perfect: bool, tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    np.save(tmp_path / "shard-00000.npy", rng.integers(0, 256, (40, 16, 16, 3), dtype=np.uint8))
     answers = some_answers(10)
     if perfect:
         answers = dataclasses.replace(answers, decisions=answers.malignant)
-    references = References(unit(rng, 30), pd.DataFrame({"row": range(10, 40)}), Votes(np.ones(30), 0.0, 0.1))
-    write_misses(tmp_path / "misses.png", answers, Shards(tmp_path), np.arange(10), references)
+    write_misses(tmp_path / "misses.png", answers, *sheet_of(tmp_path, answers))
     with Image.open(tmp_path / "misses.png") as image:
         assert image.width == 1260 and (image.height < 300) == perfect
 
 
 def test_a_sheet_shows_five_neighbours_however_many_there_are(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    np.save(tmp_path / "shard-00000.npy", rng.integers(0, 256, (40, 16, 16, 3), dtype=np.uint8))
     answers = some_answers(10)
-    answers = dataclasses.replace(answers, nearest=np.tile(np.arange(30), (10, 1)))
-    references = References(unit(rng, 30), pd.DataFrame({"row": range(10, 40)}), Votes(np.ones(30), 0.0, 0.1))
-    write_misses(tmp_path / "misses.png", answers, Shards(tmp_path), np.arange(10), references)
+    many = dataclasses.replace(
+        answers, nearest=np.tile(np.arange(30), (10, 1)), distances=np.tile(np.linspace(0, 1, 30), (10, 1))
+    )
+    write_misses(tmp_path / "misses.png", many, *sheet_of(tmp_path, answers))
     with Image.open(tmp_path / "misses.png") as image:
         assert image.width == 1260
 

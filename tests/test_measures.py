@@ -10,7 +10,7 @@ def some_answers(n: int = 80, seed: int = 0) -> Answers:
     rng = np.random.default_rng(seed)
     malignant = np.arange(n) % 4 == 0
     scores = (0.1 * rng.normal(size=n) + 0.1 * malignant).round(2)
-    classifier = Classifier(12.0, -2.0, 0.3, 5, 1)
+    classifier = Classifier(12.0, -2.0, 0.3, 0.9, 5, 1)
     probabilities = classifier.probabilities(scores)
     return Answers(
         malignant=malignant,
@@ -19,8 +19,9 @@ def some_answers(n: int = 80, seed: int = 0) -> Answers:
         uncalibrated=classifier.uncalibrated(scores),
         decisions=classifier.decide(probabilities),
         nearest=rng.integers(0, 30, size=(n, 5)),
-        distances=np.sort(rng.random((n, 5)), axis=1),
+        distances=(distances := np.sort(rng.random((n, 5)), axis=1)),
         nearest_malignant=rng.random((n, 5)) < 0.4,
+        unfamiliar=distances[:, 0] > 0.4,
     )
 
 

@@ -72,6 +72,13 @@ def test_a_wrong_key_at_the_top_is_named_with_what_was_wanted_and_what_came(
     assert f"params.yaml: {message}" in str(error.value)
 
 
+def test_keys_that_do_not_go_together_are_named_without_the_whole_section(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError) as error:
+        Params(edited(tmp_path, "  weights: imagenet", "  weights: none")).section("train", TrainParams)
+    message = "train: frozen_groups would keep random weights; with weights: none set frozen_groups to 0"
+    assert str(error.value).endswith(f"params.yaml: {message}")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -117,6 +117,18 @@ def test_changed_metrics_parameters_and_pictures_are_shown_and_a_fall_is_marked(
     assert f"https://example.org/owner/project/blob/{head}/metrics/plots/roc.png?raw=true" in done.stdout
 
 
+@pytest.mark.parametrize(("line", "key"), [("release: demo", "release"), ("  val: 0.15", "split.val")])
+def test_figures_of_other_images_are_marked(branch: Repository, line: str, key: str) -> None:
+    text = (branch.folder / "params.yaml").read_text()
+    other = {"release": "release: isic2020", "split.val": "  val: 0.2"}[key]
+    assert text.count(line) == 1
+    (branch.folder / "params.yaml").write_text(text.replace(line, other))
+    branch.commit("other images")
+    done = review(branch, "main")
+    assert done.returncode == 0, done.stderr
+    assert f"are of different images: `{key}` changed." in done.stdout
+
+
 def test_a_metric_added_and_one_removed_are_told_apart(branch: Repository) -> None:
     edit(branch, "evaluate.py", '"balanced_accuracy": {"value": 0.8}', '"f1": {"value": 0.7}')
     rerun(branch)

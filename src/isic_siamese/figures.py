@@ -20,7 +20,7 @@ from isic_siamese.measures import DERMATOLOGISTS, GRID, Answers
 from isic_siamese.pictures import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, write_figure
 from isic_siamese.references import References
 from isic_siamese.shards import Shards
-from isic_siamese.sheets import Tile, write_sheet
+from isic_siamese.sheets import Tile, reference_tiles, write_sheet
 
 Images = npt.NDArray[np.uint8]
 Rows = npt.NDArray[np.int64]
@@ -136,7 +136,7 @@ def draw_map(figure: Figure, embeddings: npt.NDArray[np.float32], malignant: Boo
     points = model.transform(embeddings.astype(np.float64))
     for name, which, colour, marker in (("benign", ~malignant, BENIGN, "o"), ("melanoma", malignant, MELANOMA, "^")):
         first, second = points[which].T
-        axes.scatter(first, second, s=16, c=colour, marker=marker, alpha=0.6, linewidths=0, label=name)
+        axes.scatter(first, second, s=30, c=colour, marker=marker, alpha=0.7, linewidths=0, label=name)
     labels = [
         f"axis {number} ({share:.0%} of the variance)"
         for number, share in enumerate(model.explained_variance_ratio_, 1)
@@ -158,24 +158,23 @@ def worst_misses(answers: Answers, most: int = MISSES) -> npt.NDArray[np.int64]:
     return np.concatenate([missed[:most], alarms[:most]])
 
 
-def miss_lines(answers: Answers, images: Images, reference_images: Images) -> list[list[Tile]]:
-    """Return a line of a sheet for each wrong answer: the lesion, then its nearest references.
+def miss_lines(answers: Answers, index: pd.DataFrame, shards: Shards, references: References) -> list[list[Tile]]:
+    """Return a line of a sheet for each of the worst misses: the lesion, then its nearest references.
 
     Args:
-        answers: those of `worst_misses` alone, M of them.
-        images: uint8 `(M, H, W, 3)`.
-        reference_images: of the nearest references, uint8 `(M, k, H, W, 3)`.
+        answers: for the images of a split, `(N,)`.
+        index: `row, image_name` of these images, N rows.
+        shards: the images.
+        references: that answered.
     """
+    worst = worst_misses(answers)
     lines = []
-    for row, (image, like) in enumerate(zip(images, reference_images, strict=True)):
-        malignant = bool(answers.malignant[row])
-        kind = "missed" if malignant else "false alarm"
-        line = [Tile(image, f"{kind}, p = {answers.probabilities[row]:.3f}", malignant)]
-        for k, reference in enumerate(like):
-            is_melanoma = bool(answers.nearest_malignant[row, k])
-            word = "melanoma" if is_melanoma else "benign"
-            line.append(Tile(reference, f"{word}, {answers.distances[row, k]:.3f}", is_melanoma))
-        lines.append(line)
+    for position, image in zip(worst, shards.images(index["row"].to_numpy()[worst]), strict=True):
+        malignant = bool(answers.malignant[position])
+        text = f"{'missed' if malignant else 'false alarm'}, p = {answers.probabilities[position]:.3f}"
+        nearest = references.table.iloc[answers.nearest[position, :NEIGHBOURS]]
+        tiles = reference_tiles(nearest.assign(distance=answers.distances[position, :NEIGHBOURS]), shards)
+        lines.append([Tile(image, f"{index['image_name'].iloc[position]}\n{text}", malignant), *tiles])
     return lines
 
 
@@ -188,7 +187,7 @@ def write_curves(folder: Path, answers: Answers, evaluation: Evaluation) -> None
     write_figure(folder / "confusion.png", lambda figure: draw_confusion(figure, answers), 4.0, 4.0)
 
 
-def write_distances(path: Path, pairs: MeasuredPairs, margin: float) -> None:
+def write_distances(path: Path, pairs: MeasuredPairs, margin: float | None) -> None:
     """Write the histograms of the distances of the test pairs."""
     write_histograms(path, {"Distance of test pairs": pairs.distances}, pairs.same, margin)
 
@@ -198,11 +197,7 @@ def write_map(path: Path, embeddings: npt.NDArray[np.float32], malignant: Bools)
     write_figure(path, lambda figure: draw_map(figure, embeddings, malignant))
 
 
-def write_misses(path: Path, answers: Answers, shards: Shards, rows: Rows, references: References) -> None:
-    """Write the sheet of the worst misses of the images at `rows` `(N,)`, whose answers `(N,)` these are."""
-    worst = worst_misses(answers)
-    shown = answers.take(worst)
-    like = references.table["row"].to_numpy()[shown.nearest[:, :NEIGHBOURS]]
-    images, flat = shards.images(rows[worst]), shards.images(like.ravel())
-    lines = miss_lines(shown, images, flat.reshape(*like.shape, *flat.shape[1:]))
-    write_sheet(path, "Worst misses, test split: the lesion, and the reference lesions it was most like", lines)
+def write_misses(path: Path, answers: Answers, index: pd.DataFrame, shards: Shards, references: References) -> None:
+    """Write the sheet of the worst misses; the arguments are those of `miss_lines`."""
+    title = "Missed melanomas and false alarms given with most certainty; the references most like them, and how far"
+    write_sheet(path, title, miss_lines(answers, index, shards, references))

@@ -18,24 +18,26 @@ def pair_distances(pairs: pd.DataFrame, rows: npt.NDArray[np.int64], embeddings:
     return np.asarray(np.linalg.norm(left.astype(np.float64) - right, axis=1))
 
 
-def draw_histogram(axes: Axes, title: str, distances: Floats, same: npt.NDArray[np.bool_], margin: float) -> None:
-    """Draw the densities of the distances `(P,)` of same pairs and of different ones, and the margin."""
+def draw_histogram(
+    axes: Axes, title: str, distances: Floats, same: npt.NDArray[np.bool_], margin: float | None
+) -> None:
+    """Draw the densities of the distances `(P,)` of same pairs and of different ones, and the margin if any."""
     bins = np.linspace(0, 2, 51).tolist()
     for name, which, colour in (("same class", same, GREEN), ("different class", ~same, VERMILLION)):
         axes.hist(distances[which], bins, density=True, histtype="stepfilled", color=colour, alpha=0.25)
         axes.hist(distances[which], bins, density=True, histtype="step", color=colour, linewidth=1.4, label=name)
-    axes.axvline(margin, color=GREY, linewidth=1, linestyle="--", label=f"margin {margin:g}")
+    if margin is not None:
+        axes.axvline(margin, color=GREY, linewidth=1, linestyle="--", label=f"margin {margin:g}")
     axes.set(title=title, xlabel="Euclidean distance", ylabel="density", xlim=(0, 2))
-    axes.legend()
+    axes.legend(loc="upper left")  # most pairs are further apart than that
 
 
-def write_histograms(path: Path, panels: dict[str, Floats], same: npt.NDArray[np.bool_], margin: float) -> None:
+def write_histograms(path: Path, panels: dict[str, Floats], same: npt.NDArray[np.bool_], margin: float | None) -> None:
     """Write the histograms of the same pairs `(P,)`, measured more than once, side by side; `panels` by title."""
 
     def draw(figure: Figure) -> None:
-        for axes, (title, distances) in zip(
-            figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
-        ):
+        row = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+        for axes, (title, distances) in zip(row, panels.items(), strict=True):
             draw_histogram(axes, title, distances, same, margin)
 
     write_figure(path, draw, width=5.4 if len(panels) == 1 else 4.2 * len(panels), height=3.6)

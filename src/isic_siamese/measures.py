@@ -37,6 +37,7 @@ class Answers:
         nearest: the nearest references, nearest first, int64 `(N, k)`.
         distances: to them, `(N, k)`.
         nearest_malignant: their labels, `(N, k)`.
+        unfamiliar: True where even the nearest reference is far, `(N,)`.
     """
 
     malignant: Bools
@@ -47,6 +48,7 @@ class Answers:
     nearest: npt.NDArray[np.int64]
     distances: Floats
     nearest_malignant: Bools
+    unfamiliar: Bools
 
     def take(self, rows: npt.NDArray[np.integer] | Bools) -> "Answers":
         """Return the answers at `rows` alone."""
@@ -68,6 +70,7 @@ def answer(classifier: Classifier, references: References, embeddings: Embedding
         nearest,
         distances,
         references.malignant[nearest],
+        classifier.is_unfamiliar(distances[:, 0]),
     )
 
 

@@ -16,8 +16,10 @@ from isic_siamese.errors import DataError
 from isic_siamese.files import replacing, write_json
 
 
-def write_model(folder: Path, encoder: SiameseEncoder) -> None:
+def write_model(folder: Path, encoder: SiameseEncoder, margin: float | None = None) -> None:
     """Write `model.safetensors` and `model.json` (what it takes to build the network again) into `folder`.
+
+    `margin` is that of the contrastive loss it was trained with, if it was.
 
     Batch normalisation is folded into the convolutions, because a model that is written learns no more.
     """
@@ -33,6 +35,7 @@ def write_model(folder: Path, encoder: SiameseEncoder) -> None:
         "image_px": encoder.image_px,
         "mean": encoder.mean,
         "std": encoder.std,
+        "margin": margin,
     }
     write_json(folder / "model.json", facts)
 
@@ -47,6 +50,21 @@ def model_digest(folder: Path) -> str:
         return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     except FileNotFoundError as error:
         raise DataError(f"{error.filename}: no such file; run 'dvc repro train' or 'dvc pull'") from None
+
+
+def read_margin(folder: Path) -> float | None:
+    """Return the margin of the contrastive loss that the model in `folder` was trained with, if it was.
+
+    Raises:
+        DataError: there is no model.
+    """
+    try:
+        margin: float | None = json.loads((folder / "model.json").read_text(encoding="utf-8"))["margin"]
+    except FileNotFoundError as error:
+        raise DataError(f"{error.filename}: no such file; run 'dvc repro train' or 'dvc pull'") from None
+    except (ValueError, KeyError) as error:
+        raise DataError(f"{folder}: not a model of this project: {error}; run 'dvc repro -f train'") from None
+    return margin
 
 
 def read_model(folder: Path, device: torch.device | None = None) -> SiameseEncoder:

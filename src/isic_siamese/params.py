@@ -10,6 +10,7 @@ from ruamel.yaml.error import YAMLError
 from isic_siamese.errors import ParamsError
 
 PATH = Path("params.yaml")
+OF_OURS = "Value error, "  # with which pydantic begins the message of a check of ours
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -80,6 +81,8 @@ class Params:
     def _explain(self, name: str, loc: tuple[int | str, ...], message: str, got: object) -> str:
         key = ".".join(str(part) for part in (name, *loc) if part != "")
         where = f"{self._path}: {key}"
+        if message.startswith(OF_OURS):  # it says itself what came
+            return f"{where}: {message.removeprefix(OF_OURS)}"
         if message == "Field required":
             return f"{where}: this key is missing"
         if message == "Extra inputs are not permitted":

@@ -52,17 +52,23 @@ class References:
         Returns:
             Positions among the references, int64 `(N, k)`, and Euclidean distances, float64 `(N, k)` in [0, 2].
         """
-        parts = [self._nearest(part, min(k, len(self.embeddings))) for part in in_chunks(embeddings, self.embeddings)]
-        positions, distances = zip(*parts, strict=True)
-        return np.concatenate(positions), np.concatenate(distances)
+        return find_nearest(embeddings, self.embeddings, k)
 
-    def _nearest(self, embeddings: Embeddings, k: int) -> tuple[npt.NDArray[np.int64], Floats]:
-        similarities = embeddings @ self.embeddings.T
-        candidates = np.sort(np.argpartition(-similarities, k - 1, axis=1)[:, :k], axis=1)
-        cosines = np.take_along_axis(similarities, candidates, axis=1).astype(np.float64)
-        order = np.argsort(-cosines, axis=1, kind="stable")
-        distances = np.sqrt(np.clip(2 - 2 * np.take_along_axis(cosines, order, axis=1), 0, 4))
-        return np.take_along_axis(candidates, order, axis=1), distances
+
+def find_nearest(embeddings: Embeddings, references: Embeddings, k: int) -> tuple[npt.NDArray[np.int64], Floats]:
+    """Find the `k` nearest of `references` `(R, D)` for each of `embeddings` `(N, D)`; see `References.nearest`."""
+    parts = [_find_nearest(part, references, min(k, len(references))) for part in in_chunks(embeddings, references)]
+    positions, distances = zip(*parts, strict=True)
+    return np.concatenate(positions), np.concatenate(distances)
+
+
+def _find_nearest(embeddings: Embeddings, references: Embeddings, k: int) -> tuple[npt.NDArray[np.int64], Floats]:
+    similarities = embeddings @ references.T
+    candidates = np.sort(np.argpartition(-similarities, k - 1, axis=1)[:, :k], axis=1)
+    cosines = np.take_along_axis(similarities, candidates, axis=1).astype(np.float64)
+    order = np.argsort(-cosines, axis=1, kind="stable")
+    distances = np.sqrt(np.clip(2 - 2 * np.take_along_axis(cosines, order, axis=1), 0, 4))
+    return np.take_along_axis(candidates, order, axis=1), distances
 
 
 def pick_references(

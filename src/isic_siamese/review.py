@@ -22,12 +22,15 @@ PLOTS = "metrics/plots"
 LIMIT = 60_000  # GitHub refuses a comment of more than 65,536 characters
 STATES = {"A": "added", "D": "removed", "M": "changed"}
 
+# Parameters that decide which images are in the test split.
+DATA = {"release", "seed", "demo", "split", "shards.exclude"}
+
 Figure = Mapping[str, float]
 
 
 def _ascend(ends: list[float]) -> list[float]:
     if ends != sorted(ends):
-        raise ValueError("wanted the lower end first")
+        raise ValueError(f"wanted the lower end first, got {ends}")
     return ends
 
 
@@ -75,7 +78,8 @@ def compose(base: str, url: str | None, stale: list[str], ranges: Mapping[str, l
     metrics, params = _dvc_diff("metrics", base), _dvc_diff("params", base)
     plots = list(_plots(base, url))
     changed = [name for name, lines in (("metric", metrics), ("parameter", params), ("plot", plots)) if lines]
-    parts = [f"## What this changes against `{base}`", *(f"> [!CAUTION]\n> {sentence}." for sentence in stale)]
+    cautions = [*stale, *_other_images(params, base)]
+    parts = [f"## What this changes against `{base}`", *(f"> [!CAUTION]\n> {sentence}." for sentence in cautions)]
     parts += ["\n".join(_headline(base, ranges))]
     if not changed:
         return "\n\n".join([*parts, "No metric, parameter or plot changed.\n"])
@@ -83,6 +87,14 @@ def compose(base: str, url: str | None, stale: list[str], ranges: Mapping[str, l
     parts += [_details(metrics, base)] if metrics else ["No metric changed."]
     parts += ["### Plots", "\n".join(plots)] if plots else ["No plot changed."]
     return "\n\n".join(parts) + "\n"
+
+
+def _other_images(params: list[str], base: str) -> Iterator[str]:
+    """Yield a sentence if the test images are others than those of `base`, by the table of `dvc params diff`."""
+    changed = [line.split("|")[2].strip() for line in params[2:]]
+    decisive = [f"`{key}`" for key in changed if key in DATA or key.partition(".")[0] in DATA]
+    if decisive:
+        yield f"These figures and those of `{base}` are of different images: {', '.join(decisive)} changed"
 
 
 def _headline(base: str, ranges: Mapping[str, list[float]]) -> Iterator[str]:

@@ -6,10 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from isic_siamese.pictures import BLUE, GREY, VERMILLION, write_figure
+from isic_siamese.shards import Shards
 
 FRAMES = {True: VERMILLION, False: BLUE, None: GREY}  # melanoma, benign, not known
 
@@ -20,6 +22,17 @@ class Tile(NamedTuple):
     image: npt.NDArray[np.uint8]
     text: str
     malignant: bool | None
+
+
+def reference_tiles(lesions: pd.DataFrame, shards: Shards) -> list[Tile]:
+    """Return a tile for each reference lesion of `lesions`: `row, image_name, target`, and its `distance`."""
+    photographs = shards.images(lesions["row"].to_numpy())
+    words = np.where(lesions["target"] == 1, "melanoma", "benign")
+    texts = [
+        f"{name}\n{word}, {d:.3f}"
+        for name, word, d in zip(lesions["image_name"], words, lesions["distance"], strict=True)
+    ]
+    return [Tile(*facts) for facts in zip(photographs, texts, (lesions["target"] == 1).tolist(), strict=True)]
 
 
 def draw_sheet(figure: Figure, title: str, lines: Sequence[Sequence[Tile]]) -> None:
