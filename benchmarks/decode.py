@@ -32,7 +32,8 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
 from isic_siamese.images import choose_scale, choose_window, decode_image
-from isic_siamese.shard_writer import ImageSet, ShardsParams, write_shards
+from isic_siamese.shard_writer import ImageSet, write_shards
+from isic_siamese.shards_params import ShardsParams
 
 PX = 128
 ORIGINALS = Path(__file__).parents[2] / "shared/fullsize-cc0/ISIC_2020_Training_JPEG.zip"

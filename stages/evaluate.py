@@ -27,7 +27,7 @@ from isic_siamese.files import write_csv, write_json
 from isic_siamese.groups import group_figures, image_groups
 from isic_siamese.leaks import check_leaks, thumbnails
 from isic_siamese.measures import answer
-from isic_siamese.model_files import model_digest, read_margin, read_model
+from isic_siamese.model_files import model_digest, read_facts, read_model
 from isic_siamese.pairs import read_pairs
 from isic_siamese.params import Params
 from isic_siamese.references import find_nearest, pick_references, write_references
@@ -82,7 +82,7 @@ def main() -> None:
     for name, table in curve_tables(answers).items():
         write_csv(PLOTS / f"{name}.csv", table)
     write_curves(PLOTS, answers, evaluation)
-    write_distances(PLOTS / "distances.png", measured, read_margin(MODELS))
+    write_distances(PLOTS / "distances.png", measured, read_facts(MODELS).margin)
     write_map(PLOTS / "embeddings.png", embeddings[rows["test"]], answers.malignant)
     counts = {"test": count_answers(answers, test["patient_id"]), "checked_for_leaks": checked}
     write_json(METRICS, report(evaluation, classifier) | {"counts": counts, "groups": groups})

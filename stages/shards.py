@@ -10,7 +10,8 @@ from isic_siamese import release
 from isic_siamese.errors import run_command
 from isic_siamese.files import write_csv, write_json
 from isic_siamese.params import Params
-from isic_siamese.shard_writer import ImageSet, ShardsParams, check_excluded, drop_images, write_index, write_shards
+from isic_siamese.shard_writer import ImageSet, check_excluded, drop_images, write_index, write_shards
+from isic_siamese.shards_params import ShardsParams
 
 RAW = Path("data/raw")
 TRAIN = Path("data/shards/train")

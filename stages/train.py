@@ -18,6 +18,7 @@ from isic_siamese.model_files import write_model
 from isic_siamese.pairs import read_pairs
 from isic_siamese.params import Params
 from isic_siamese.shards import Shards, read_index
+from isic_siamese.shards_params import Fit, ShardsParams
 from isic_siamese.splits import read_splits, rows_of
 from isic_siamese.trainer import Trainer
 from isic_siamese.training import Trained, train
@@ -37,7 +38,8 @@ def main() -> None:
         trainer = Trainer(data, section, recipe, params.common.margin, params.common.seed)
         trained = train(trainer, CHECKPOINTS, write_curve)
         if ranks.rank() == 0:
-            write_results(trained, data, params.common.margin if section.loss == "contrastive" else None)
+            margin = params.common.margin if section.loss == "contrastive" else None
+            write_results(trained, data, params.section("shards", ShardsParams).fit, margin)
             forget_runs(CHECKPOINTS)
 
 
@@ -60,9 +62,9 @@ def write_curve(history: pd.DataFrame) -> None:
         write_csv(CURVE, history)
 
 
-def write_results(trained: Trained, data: TrainingData, margin: float | None) -> None:
+def write_results(trained: Trained, data: TrainingData, fit: Fit, margin: float | None) -> None:
     """Write the model, its figures, and how far apart the pairs of the validation split were."""
-    write_model(Path("data/models"), trained.encoder, margin)
+    write_model(Path("data/models"), trained.encoder, fit, margin)
     write_json(Path("metrics/train.json"), trained.summary())
     write_curve(trained.history)  # again, for a run that was killed after its last epoch and has none to come
     pairs = read_pairs(Path("data/pairs/val.csv"))

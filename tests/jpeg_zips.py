@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from isic_siamese.shard_writer import ImageSet, ShardsParams
+from isic_siamese.shard_writer import ImageSet
+from isic_siamese.shards_params import ShardsParams
 
 NAMES = [f"ISIC_{number:07}" for number in range(23)]
 

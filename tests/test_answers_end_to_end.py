@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 from isic_siamese import cli
 from isic_siamese.classifier import platt_calibration, read_classifier
 from isic_siamese.encoder import build_encoder
-from isic_siamese.errors import DataError, ParamsError
+from isic_siamese.errors import DataError
 from isic_siamese.files import replacing, write_csv
 from isic_siamese.images import decode_image
 from isic_siamese.model_files import model_digest, write_model
@@ -74,7 +74,7 @@ def make_project(folder: Path) -> None:
     params = PairsParams(views_per_block=16, pairs_per_block=16)
     write_csv(folder / "data/pairs/test.csv", draw_pairs(numbers[60:], malignant[60:], params, rng, oversample=False))
     torch.manual_seed(0)
-    write_model(folder / "data/models", build_encoder("test_efficientnet", "none", 3, 8, PX))
+    write_model(folder / "data/models", build_encoder("test_efficientnet", "none", 3, 8, PX), "crop")
     (folder / "params.yaml").write_text(PARAMS)
 
 
@@ -267,10 +267,6 @@ def test_a_png_is_no_jpeg(tmp_path: Path) -> None:
 
 def test_a_missing_model_says_what_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    jpeg(tmp_path / "lesion.jpg", 90)
-    with pytest.raises(ParamsError, match=r"params\.yaml: no such file; run from the root of the repository"):
-        list(cli.predict_files([tmp_path / "lesion.jpg"]))
-    (tmp_path / "params.yaml").write_text(PARAMS)
     with pytest.raises(DataError, match=r"data/models/model\.json: no such file; run 'dvc repro train'"):
         list(cli.predict_files([jpeg(tmp_path / "lesion.jpg", 90)]))
 

@@ -8,7 +8,7 @@ import torch
 from isic_siamese.embedding import embed
 from isic_siamese.encoder import build_encoder
 from isic_siamese.errors import DataError
-from isic_siamese.model_files import read_margin, read_model, write_model
+from isic_siamese.model_files import read_facts, read_model, write_model
 from tests.test_encoder import photographs
 
 
@@ -26,17 +26,16 @@ def test_a_model_reads_as_it_was_written_and_gives_the_same_bytes_twice(tmp_path
     assert again.image_px == 32 and again.name == name
 
 
-def test_a_model_tells_the_margin_that_it_was_trained_with(tmp_path: Path) -> None:
+def test_a_model_tells_how_it_was_trained(tmp_path: Path) -> None:
     encoder = build_encoder("test_efficientnet", "none", 3, 16, 32)
     for margin in (0.7, None):
-        write_model(tmp_path, encoder, margin)
-        assert read_margin(tmp_path) == margin
+        write_model(tmp_path, encoder, "pad", margin)
+        facts = read_facts(tmp_path)
+        assert (facts.encoder, facts.image_px, facts.fit, facts.margin) == ("test_efficientnet", 32, "pad", margin)
+        assert tuple(facts.mean) == encoder.mean and tuple(facts.std) == encoder.std
     (tmp_path / "model.json").write_text("{}")
-    with pytest.raises(DataError, match="not a model of this project: 'margin'; run 'dvc repro -f train'"):
-        read_margin(tmp_path)
-    (tmp_path / "model.json").unlink()
-    with pytest.raises(DataError, match=r"model\.json: no such file; run 'dvc repro train'"):
-        read_margin(tmp_path)
+    with pytest.raises(DataError, match=r"not a model of this project: .*; run 'dvc repro -f train'"):
+        read_facts(tmp_path)
 
 
 def test_a_missing_model_and_one_that_does_not_fit_its_description_are_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from isic_siamese.evaluation import EvaluateParams
 from isic_siamese.pairs import PairsParams
 from isic_siamese.params import Params, Section
 from isic_siamese.review import ReviewParams
-from isic_siamese.shard_writer import ShardsParams
+from isic_siamese.shards_params import ShardsParams
 from isic_siamese.splits import SplitParams
 from isic_siamese.training_data import TrainParams
 

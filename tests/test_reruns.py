@@ -33,7 +33,7 @@ FILES = {
 PARAMS = {
     "release: demo": ["download"],
     "melanomas: 24": ["download"],
-    "image_px: 32": ["shards"],
+    "image_px: 32": ["shards", "train"],
     "seed: 2020": ["split", "pairs", "train", "evaluate", "controls"],
     "margin: 1.0": ["train"],
     "val: 0.15": ["split"],

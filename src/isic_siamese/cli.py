@@ -15,12 +15,11 @@ import pandas as pd
 from isic_siamese.classifier import FAMILIAR, read_classifier
 from isic_siamese.embedding import embed
 from isic_siamese.errors import DataError, run_command
-from isic_siamese.images import Fit, decode_image
-from isic_siamese.model_files import model_digest, read_model
-from isic_siamese.params import Params
+from isic_siamese.images import decode_image
+from isic_siamese.model_files import model_digest, read_facts, read_model
 from isic_siamese.references import read_references
-from isic_siamese.shard_writer import ShardsParams
 from isic_siamese.shards import Shards
+from isic_siamese.shards_params import Fit
 
 MODELS = Path("data/models")
 EVALUATION = Path("data/evaluation")
@@ -83,13 +82,11 @@ def predict_files(paths: Sequence[Path], picture: Path | None = None) -> Iterato
     Raises:
         DataError: a file is absent or is no JPEG, or there is no model yet, or no such picture can be drawn; then
             nothing is answered.
-        ParamsError: `params.yaml` is absent or wrong.
     """
     _check_picture(picture, len(paths))
     for path in paths:
         _check_readable(path)  # before the model is read
-    fit = Params().section("shards", ShardsParams).fit  # as the images that it learned from
-    encoder = read_model(MODELS)
+    encoder, fit = read_model(MODELS), read_facts(MODELS).fit
     classifier = read_classifier(EVALUATION / "classifier.json")
     references = read_references(EVALUATION, model_digest(MODELS))
     images = [_read_image(path, encoder.image_px, fit) for path in paths]

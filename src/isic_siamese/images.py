@@ -7,7 +7,7 @@ antialiased Lanczos filter does the rest. `docs/benchmarks.md` has the figures b
 
 import io
 import struct
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +17,10 @@ from PIL import Image, UnidentifiedImageError
 from torch.nn.functional import interpolate
 
 from isic_siamese.errors import DataError
+from isic_siamese.shards_params import Fit
 
 Jpeg = bytes | memoryview
 Size = tuple[int, int]  # width and height, pixels
-Fit = Literal["stretch", "pad", "crop"]
 
 SCALES = (8, 4, 2, 1)  # a block becomes 1, 4, 16 or 64 pixels
 # Decoded pixels that the filter needs for each one it makes, along a side: with 1.4 the worst of 64 real images falls

@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -14,12 +17,36 @@ from isic_siamese.devices import pick_device
 from isic_siamese.encoder import SiameseEncoder
 from isic_siamese.errors import DataError
 from isic_siamese.files import replacing, write_json
+from isic_siamese.shards_params import Fit
 
 
-def write_model(folder: Path, encoder: SiameseEncoder, margin: float | None = None) -> None:
-    """Write `model.safetensors` and `model.json` (what it takes to build the network again) into `folder`.
+@dataclass(frozen=True)
+class ModelFacts:
+    """What stands in `model.json`: what it takes to build the network again, and to show it images as in training.
 
-    `margin` is that of the contrastive loss it was trained with, if it was.
+    Attributes:
+        encoder: its name in timm.
+        stages: of it that are used.
+        embedding_dim: length of an embedding.
+        image_px: side of an image, pixels.
+        fit: how an image that was not square was made square.
+        mean: by which pixels in [0, 1] are normalised, red, green and blue.
+        std: likewise.
+        margin: of the contrastive loss that it was trained with, if it was.
+    """
+
+    encoder: str
+    stages: int
+    embedding_dim: int
+    image_px: int
+    fit: Fit
+    mean: list[float]
+    std: list[float]
+    margin: float | None
+
+
+def write_model(folder: Path, encoder: SiameseEncoder, fit: Fit = "stretch", margin: float | None = None) -> None:
+    """Write `model.safetensors`, and `model.json` with its `ModelFacts`, into `folder`.
 
     Batch normalisation is folded into the convolutions, because a model that is written learns no more.
     """
@@ -28,16 +55,17 @@ def write_model(folder: Path, encoder: SiameseEncoder, margin: float | None = No
     state = {name: tensor.contiguous().cpu() for name, tensor in frozen.state_dict().items()}
     with replacing(folder / "model.safetensors") as temporary:
         temporary.write_bytes(save(state))  # not save_file, which would not say that the disk is full
-    facts = {
-        "encoder": encoder.name,
-        "stages": encoder.stages,
-        "embedding_dim": encoder.embedding_dim,
-        "image_px": encoder.image_px,
-        "mean": encoder.mean,
-        "std": encoder.std,
-        "margin": margin,
-    }
-    write_json(folder / "model.json", facts)
+    facts = ModelFacts(
+        encoder=encoder.name,
+        stages=encoder.stages,
+        embedding_dim=encoder.embedding_dim,
+        image_px=encoder.image_px,
+        fit=fit,
+        mean=list(encoder.mean),
+        std=list(encoder.std),
+        margin=margin,
+    )
+    write_json(folder / "model.json", asdict(facts))
 
 
 def model_digest(folder: Path) -> str:
@@ -52,19 +80,14 @@ def model_digest(folder: Path) -> str:
         raise DataError(f"{error.filename}: no such file; run 'dvc repro train' or 'dvc pull'") from None
 
 
-def read_margin(folder: Path) -> float | None:
-    """Return the margin of the contrastive loss that the model in `folder` was trained with, if it was.
+def read_facts(folder: Path) -> ModelFacts:
+    """Read `model.json` of `folder`.
 
     Raises:
-        DataError: there is no model.
+        DataError: the file is absent or is something else.
     """
-    try:
-        margin: float | None = json.loads((folder / "model.json").read_text(encoding="utf-8"))["margin"]
-    except FileNotFoundError as error:
-        raise DataError(f"{error.filename}: no such file; run 'dvc repro train' or 'dvc pull'") from None
-    except (ValueError, KeyError) as error:
-        raise DataError(f"{folder}: not a model of this project: {error}; run 'dvc repro -f train'") from None
-    return margin
+    with _explaining(folder):
+        return ModelFacts(**json.loads((folder / "model.json").read_text(encoding="utf-8")))
 
 
 def read_model(folder: Path, device: torch.device | None = None) -> SiameseEncoder:
@@ -73,14 +96,20 @@ def read_model(folder: Path, device: torch.device | None = None) -> SiameseEncod
     Raises:
         DataError: a file is absent or does not belong to the other.
     """
-    try:
-        facts = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        encoder = SiameseEncoder(facts["encoder"], facts["stages"], facts["embedding_dim"], facts["image_px"])
+    facts = read_facts(folder)
+    with _explaining(folder):
+        encoder = SiameseEncoder(facts.encoder, facts.stages, facts.embedding_dim, facts.image_px)
         state = load_file(folder / "model.safetensors")
         fold_as_in(encoder, state)
         encoder.load_state_dict(state)
+    return encoder.to(device or pick_device()).eval()
+
+
+@contextmanager
+def _explaining(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError as error:
         raise DataError(f"{error.filename}: no such file; run 'dvc repro train' or 'dvc pull'") from None
     except (TypeError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise DataError(f"{folder}: not a model of this project: {error}; run 'dvc repro -f train'") from None
-    return encoder.to(device or pick_device()).eval()

@@ -18,34 +18,23 @@ from functools import lru_cache
 from importlib.metadata import version
 from io import FileIO
 from pathlib import Path
-from typing import Annotated
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
 from tqdm import tqdm
 
 from isic_siamese import images
 from isic_siamese.errors import DataError, ParamsError
 from isic_siamese.executors import start_executor
 from isic_siamese.files import write_csv, write_npy
-from isic_siamese.images import Fit, decode_sized
-from isic_siamese.params import Count, Section
+from isic_siamese.images import decode_sized
+from isic_siamese.shards_params import Fit, ShardsParams
 
 logger = logging.getLogger(__name__)
 
 BUFFER_BYTES = 16 << 20  # the largest JPEG of ISIC 2020 is about 10 MB; what is never touched takes no memory
 ENCRYPTED = 0x1  # flag bit of a member
-
-
-class ShardsParams(Section):
-    """The section `shards` of `params.yaml`."""
-
-    image_px: Annotated[int, Field(ge=16, le=1024)]
-    fit: Fit
-    images_per_shard: Count
-    exclude: list[str]
 
 
 @dataclass(frozen=True)
