@@ -19,9 +19,10 @@ from sklearn.datasets import load_sample_images
 from isic_siamese.classifier import read_classifier
 from isic_siamese.embedding import embed
 from isic_siamese.images import decode_image
-from isic_siamese.model_files import model_digest, read_model
+from isic_siamese.model_files import model_digest, read_facts, read_model
 from isic_siamese.references import read_references
 from isic_siamese.shards import Shards, read_index
+from isic_siamese.shards_params import Fit
 from isic_siamese.splits import read_splits, rows_of
 
 Images = npt.NDArray[np.uint8]
@@ -52,10 +53,12 @@ def no_lesions(px: int) -> Iterator[tuple[str, Images]]:
     yield "photographs (scikit-learn's temple and flower)", np.stack([np.asarray(image) for image in photographs])
 
 
-def read_jpegs(path: Path, px: int) -> Images:
+def read_jpegs(path: Path, px: int, fit: Fit) -> Images:
     """Return the JPEGs of a zip, resized."""
     with zipfile.ZipFile(path) as archive:
-        return np.stack([decode_image(archive.read(name), px) for name in archive.namelist() if name.endswith(".jpg")])
+        return np.stack(
+            [decode_image(archive.read(name), px, fit) for name in archive.namelist() if name.endswith(".jpg")]
+        )
 
 
 def main() -> None:
@@ -68,7 +71,12 @@ def main() -> None:
     index, splits = read_index(SHARDS), read_splits(Path("data/splits.csv"))
     asked = [*altered(Shards(SHARDS).images(rows_of(index, splits, "test"))), *no_lesions(encoder.image_px)]
     if options.jpegs:
-        asked.append((f"{options.jpegs.name}, another source", read_jpegs(options.jpegs, encoder.image_px)))
+        asked.append(
+            (
+                f"{options.jpegs.name}, another source",
+                read_jpegs(options.jpegs, encoder.image_px, read_facts(MODELS).fit),
+            )
+        )
     sys.stdout.write(f"Unfamiliar: nearest of {len(references.table)} references beyond {classifier.familiar:.3f}\n\n")
     sys.stdout.write(
         "| pictures | n | unfamiliar | distance to the nearest reference, median |\n|---|---:|---:|---:|\n"

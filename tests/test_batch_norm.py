@@ -42,7 +42,7 @@ def test_the_function_of_any_encoder_stays_as_it_is_when_folded_and_when_read_ag
         assert n_norms(encoder) < n_before
         folded = encoder.features(images)
         torch.testing.assert_close(folded, before, rtol=1e-3, atol=1e-3 * float(before.abs().max()))
-        write_model(tmp_path, encoder)
+        write_model(tmp_path, encoder, "stretch")
         assert torch.equal(read_model(tmp_path, torch.device("cpu")).features(images), folded)
 
 
@@ -105,6 +105,6 @@ def test_a_model_whose_normalisation_was_synchronised_among_gpus_reads_as_any_ot
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
     expected = embed(encoder, [images])
     encoder.backbone = convert_sync_batchnorm(encoder.backbone)  # type: ignore[no-untyped-call]
-    write_model(tmp_path, encoder)
+    write_model(tmp_path, encoder, "stretch")
     found = embed(read_model(tmp_path, torch.device("cpu")), [images])
     np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -74,6 +74,20 @@ def test_every_image_is_answered_once_a_repeat_and_a_run_that_was_stopped_keeps_
     pd.testing.assert_frame_equal(again, answers, check_exact=True)
 
 
+def test_patients_who_share_a_picture_are_in_one_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = draw_data(tmp_path)
+    index = index_of(data.malignant)
+    apart = fold_patients(index, 3, np.random.default_rng([0, 0]))
+    first, last = int(apart[0][0]), int(apart[2][-1])
+    shard = np.load(tmp_path / "shard-00000.npy")
+    shard[last] = np.rot90(shard[first])
+    np.save(tmp_path / "shard-00000.npy", shard)
+    answers = cross_validate(data.shards, index, TOY, CrossvalidateParams(folds=3, repeats=1), seed=0)
+    fold = answers.set_index("row")["fold"]
+    assert fold[first] == fold[last]
+
+
 def test_training_images_answer_for_validation_and_both_for_test(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,6 +58,7 @@ def test_imagenet_weights_of_another_encoder_are_refused_because_nothing_is_fetc
         build_encoder("resnet18", "imagenet", 3, 8, 32)
 
 
+ROOT = Path(__file__).parents[1]
 BUILD = """
 import sys
 from pathlib import Path
@@ -72,7 +73,7 @@ def build_offline(folder: Path, name: str) -> subprocess.CompletedProcess[str]:
     """Build an encoder with timm's weights, from nothing but the Hugging Face cache in `folder`; keep its weights."""
     return subprocess.run(
         [sys.executable, "-c", BUILD, name, str(folder / "built.safetensors")],
-        env=os.environ | {"HF_HOME": str(folder), "HF_HUB_OFFLINE": "1"},
+        env=os.environ | {"HF_HOME": str(folder), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT / "src")},
         capture_output=True,
         text=True,
         check=False,
@@ -97,8 +98,13 @@ def test_weights_that_timm_fetches_are_those_of_the_backbone(tmp_path: Path, nam
 
 def test_weights_that_cannot_be_fetched_are_named_with_what_to_do(tmp_path: Path) -> None:
     done = build_offline(tmp_path, "test_resnet")
-    assert "ParamsError: train.weights: timm could not get weights for test_resnet: " in done.stderr
-    assert "Run once where the Hugging Face hub can be reached" in done.stderr
+    assert "ParamsError: train.weights: timm has no weights at hand for test_resnet: " in done.stderr
+    assert "It fetches them once, from the Hugging Face hub" in done.stderr
+
+
+def test_an_unknown_tag_is_no_matter_of_size() -> None:
+    with pytest.raises(ParamsError, match=r"train\.encoder: Invalid pretrained tag \(nope\) for resnet18\. See timm"):
+        build_encoder("resnet18.nope", "none", 3, 8, 32)
 
 
 @pytest.mark.parametrize(("image_px", "n_images"), [(64, 32), (128, 8), (256, 2), (1024, 1)])

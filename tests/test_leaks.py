@@ -102,7 +102,7 @@ def test_clean_splits_pass_and_are_counted() -> None:
     ],
 )
 def test_a_leak_is_counted_and_named(index: pd.DataFrame, message: str) -> None:
-    with pytest.raises(DataError, match=rf"the splits share {message}; list one image of each in shards\.exclude"):
+    with pytest.raises(DataError, match=rf"the splits share {message}; run 'dvc repro -f split'"):
         check_leaks(index, ROWS, pd.Series(["ISIC_9"]), thumbnails([pictures(6)]))
 
 
@@ -123,7 +123,20 @@ def test_one_picture_of_two_patients_is_found_and_named_and_of_one_patient_it_is
     assert shared_pictures(index_of(patient_id=["a", "b", "c", "d", "b", "e"]), thumbnails([images])) == []
     assert caplog.text == ""
     assert shared_pictures(index_of(), thumbnails([images])) == [(1, 4)]
-    assert "1 near-identical pictures of two patients, who stay together (ISIC_1 and ISIC_4)" in caplog.text
+    assert "1 pairs of near-identical pictures of two patients, who stay together (ISIC_1 and ISIC_4)" in caplog.text
+
+
+def test_whatever_is_a_leak_between_splits_is_found_before_they_are_made() -> None:
+    rng = np.random.default_rng(0)
+    thumbs = thumbnails([pictures(200)])
+    noise = rng.normal(0, 60, thumbs.shape).astype(np.float32)
+    copies = np.rot90(0.9 * thumbs + 0.1 * noise, axes=(1, 2))  # so that some are found one way only
+    both = np.concatenate([thumbs, copies])[rng.permutation(400)]
+    one_way, other_way = near_duplicates(both[:200], both[200:]), near_duplicates(both[200:], both[:200])
+    assert {(i, j) for j, i in other_way} != set(one_way)
+    index = pd.DataFrame({"image_name": map(str, range(400)), "patient_id": map(str, range(400))})
+    shared = set(shared_pictures(index, both))
+    assert {(i, j + 200) for i, j in one_way} | {(j, i + 200) for i, j in other_way} <= shared
 
 
 def test_all_leaks_are_in_one_message() -> None:

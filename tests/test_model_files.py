@@ -17,7 +17,7 @@ def test_a_model_reads_as_it_was_written_and_gives_the_same_bytes_twice(tmp_path
     encoder = build_encoder(name, "none", 2, 16, 32)
     images = photographs(3, 32)
     for folder in ("one", "two"):
-        write_model(tmp_path / folder, encoder)
+        write_model(tmp_path / folder, encoder, "stretch")
     assert (tmp_path / "one/model.safetensors").read_bytes() == (tmp_path / "two/model.safetensors").read_bytes()
     again = read_model(tmp_path / "one", torch.device("cpu"))
     np.testing.assert_allclose(embed(again, [images]), embed(encoder, [images]), atol=1e-6)
@@ -41,7 +41,7 @@ def test_a_model_tells_how_it_was_trained(tmp_path: Path) -> None:
 def test_a_missing_model_and_one_that_does_not_fit_its_description_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"model\.json: no such file; run 'dvc repro train'"):
         read_model(tmp_path)
-    write_model(tmp_path, build_encoder("test_efficientnet", "none", 3, 16, 32))
+    write_model(tmp_path, build_encoder("test_efficientnet", "none", 3, 16, 32), "stretch")
     facts = json.loads((tmp_path / "model.json").read_text())
     (tmp_path / "model.json").write_text(json.dumps(facts | {"embedding_dim": 4}))
     with pytest.raises(DataError, match="not a model of this project"):

@@ -117,16 +117,30 @@ def test_changed_metrics_parameters_and_pictures_are_shown_and_a_fall_is_marked(
     assert f"https://example.org/owner/project/blob/{head}/metrics/plots/roc.png?raw=true" in done.stdout
 
 
-@pytest.mark.parametrize(("line", "key"), [("release: demo", "release"), ("  val: 0.15", "split.val")])
-def test_figures_of_other_images_are_marked(branch: Repository, line: str, key: str) -> None:
-    text = (branch.folder / "params.yaml").read_text()
-    other = {"release": "release: isic2020", "split.val": "  val: 0.2"}[key]
-    assert text.count(line) == 1
-    (branch.folder / "params.yaml").write_text(text.replace(line, other))
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("release: demo", "release: isic2020", "release"),
+        ("  val: 0.15", "  val: 0.2", "split.val"),
+        ("  patients: 80", "  patients: 90", "demo.patients"),
+    ],
+)
+def test_figures_of_other_images_are_marked(branch: Repository, old: str, new: str, key: str) -> None:
+    edit(branch, "params.yaml", old, new)
     branch.commit("other images")
     done = review(branch, "main")
     assert done.returncode == 0, done.stderr
     assert f"are of different images: `{key}` changed." in done.stdout
+
+
+def test_a_change_of_the_demo_is_of_no_matter_to_another_release(branch: Repository) -> None:
+    edit(branch, "params.yaml", "release: demo", "release: isic2020")
+    branch.commit("real")
+    edit(branch, "params.yaml", "  patients: 80", "  patients: 90")
+    branch.commit("demo")
+    done = review(branch, "HEAD~1")
+    assert done.returncode == 0, done.stderr
+    assert "demo.patients" in done.stdout and "different images" not in done.stdout
 
 
 def test_a_metric_added_and_one_removed_are_told_apart(branch: Repository) -> None:

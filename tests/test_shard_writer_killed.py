@@ -24,6 +24,7 @@ def test_a_run_that_was_killed_goes_on_and_ends_in_the_same_bytes(tmp_path: Path
     code = f"""
 from pathlib import Path
 from isic_siamese.shard_writer import ImageSet, write_shards
+from isic_siamese.shards_params import ShardsParams
 params = ShardsParams(image_px=256, fit="stretch", images_per_shard=1, exclude=[])
 members = {list(members)!r} * 20
 write_shards([ImageSet(Path({str(source)!r}), members, Path({str(tmp_path / "train")!r}))],

@@ -19,6 +19,11 @@ def test_a_tile_has_its_text_and_a_frame_of_its_class() -> None:
         np.testing.assert_array_equal(np.asarray(axes.images[0].get_array()), GREY_IMAGE)
 
 
+def test_a_name_is_written_as_it_is_whatever_mathematics_it_looks_like(tmp_path: Path) -> None:
+    write_sheet(tmp_path / "sheet.png", "title", [[Tile(GREY_IMAGE, "$_$", None)]])
+    assert (tmp_path / "sheet.png").exists()
+
+
 def test_a_sheet_grows_with_its_lines_and_is_the_same_bytes_twice(tmp_path: Path) -> None:
     heights = []
     for n_lines in (0, 1, 3):

@@ -129,7 +129,7 @@ RUN = """
     trainer = make_trainer(draw_data(folder), epochs=10)
     print("started", flush=True)
     run_command(
-        lambda: write_model(folder / "model", train(trainer, folder / "checkpoints", lambda _: None).encoder)
+        lambda: write_model(folder / "model", train(trainer, folder / "checkpoints", lambda _: None).encoder, "stretch")
     )
     checkpoint.forget_runs(folder / "checkpoints")
 """
@@ -150,7 +150,7 @@ def start_run(folder: Path) -> subprocess.Popen[str]:
 
 
 def test_a_run_killed_without_warning_goes_on_and_ends_in_the_same_bytes(data: TrainingData, tmp_path: Path) -> None:
-    write_model(tmp_path / "whole", run(make_trainer(data, epochs=10), tmp_path).encoder)
+    write_model(tmp_path / "whole", run(make_trainer(data, epochs=10), tmp_path).encoder, "stretch")
     for attempt in ("killed", "finished"):
         process = start_run(tmp_path)
         if attempt == "killed":
@@ -187,7 +187,9 @@ def test_a_full_disk_is_an_error_that_names_the_file_and_says_what_to_do(
     (path[name].parent / f".{os.getpid()}.{path[name].name}").symlink_to("/dev/full")
     with pytest.raises(SystemExit) as stop:
         run_command(
-            lambda: write_model(tmp_path / "model", train(trainer, tmp_path / "checkpoints", lambda _: None).encoder)
+            lambda: write_model(
+                tmp_path / "model", train(trainer, tmp_path / "checkpoints", lambda _: None).encoder, "stretch"
+            )
         )
     assert stop.value.code == 1
     message = f"error: {path[name]}: No space left on device; free some space and run this again\n"

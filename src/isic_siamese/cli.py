@@ -103,8 +103,8 @@ def predict_files(paths: Sequence[Path], picture: Path | None = None) -> Iterato
         word, p = _word(answer.malignant), answer.probability
         yield f"{answer.path}: {word}, probability of melanoma {p:.4f} (threshold {classifier.threshold:.4f})"
         if answer.unfamiliar:
-            within = f"{FAMILIAR:.0%} have one within {classifier.familiar:.3f}"
-            yield f"  do not rely on this: unlike any known lesion ({within})"
+            usual = f"{FAMILIAR:.0%} of validation images have one within {classifier.familiar:.3f}"
+            yield f"  unlike any reference lesion ({usual}): do not rely on this answer"
         yield f"  most like these {len(answer.nearest)} of {len(references.table)} reference lesions:"
         yield from (_describe(lesion) for _, lesion in answer.nearest.iterrows())
     yield NOTE
@@ -138,7 +138,7 @@ def _draw(path: Path, answers: Sequence[Answer]) -> None:
     shards, lines = Shards(SHARDS), []
     for answer in answers:
         said = f"{_word(answer.malignant)}, p = {answer.probability:.3f}"
-        text = f"{answer.path.stem[:18]}\n{'unlike any known lesion' if answer.unfamiliar else said}"
+        text = f"{answer.path.stem[:18]}\n{'unlike any reference' if answer.unfamiliar else said}"
         lines.append([Tile(answer.image, text, None), *reference_tiles(answer.nearest, shards)])
     write_sheet(path, "The lesion, and the reference lesions it is most like, with their distances", lines)
 

@@ -1,9 +1,11 @@
 """Where the network runs, and what makes it run there fast and to the same bits each time."""
 
 import os
+import re
 
 import torch
 
+OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")  # as torch has it on CUDA and on a CPU
 MOST_KEPT = 2**25 - 2**16  # bytes; of larger blocks malloc of glibc keeps none that was freed
 
 
@@ -17,6 +19,11 @@ def pick_device() -> torch.device:
 def device_name(device: torch.device) -> str:
     """Return what `device` is called, such as `NVIDIA H100 80GB HBM3`, or `cpu`."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def ran_out_of_memory(error: Exception) -> bool:
+    """Return whether `error` says that the host or the device has no memory left."""
+    return isinstance(error, MemoryError) or bool(OUT_OF_MEMORY.search(str(error)))
 
 
 def make_blocks_cheap() -> None:

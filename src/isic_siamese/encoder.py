@@ -1,4 +1,4 @@
-"""The shared encoder of the Siamese network: convolution layers that turn a lesion image into a unit embedding."""
+"""The shared encoder of the Siamese network: it turns a lesion image into a unit embedding."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from isic_siamese.batch_norm import fold_batch_norm
-from isic_siamese.devices import keep_every_digit, make_blocks_cheap
+from isic_siamese.devices import keep_every_digit, make_blocks_cheap, ran_out_of_memory
 from isic_siamese.errors import ParamsError
 from isic_siamese.pooling import STATISTICS, concentric_pooling
 from isic_siamese.relu6 import use_lean_relu6
@@ -155,7 +155,12 @@ def _create_backbone(name: str, image_px: int, pretrained: bool = False) -> Any:
     if not timm.is_model(name):
         near = ", ".join(get_close_matches(name, timm.list_models(), n=3)) or "see timm.list_models()"
         raise ParamsError(f"train.encoder: timm {timm.__version__} has no model {name!r}; near it: {near}")
-    config = timm.get_pretrained_cfg(name)
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        raise ParamsError(
+            f"train.encoder: {error} See timm.list_models('{name.partition('.')[0]}*', pretrained=True)"
+        ) from None
     # Transformers are made for one size of image, and say so; convolutions take any.
     size: dict[str, Any] = {"img_size": image_px} if config and config.fixed_input_size else {}
     return timm.create_model(name, pretrained, num_classes=0, **size)
@@ -166,6 +171,8 @@ def _refusing_size(name: str, image_px: int) -> Iterator[None]:
     try:
         yield
     except (AssertionError, RuntimeError, ValueError) as error:
+        if ran_out_of_memory(error):
+            raise
         raise ParamsError(
             f"train.encoder: {name} takes no images of {image_px} px: {error}; take another, such as resnet18, or "
             "change shards.image_px"
@@ -212,9 +219,11 @@ def _fetch_weights(name: str, image_px: int) -> dict[str, Tensor]:
     try:
         return dict(_create_backbone(name, image_px, pretrained=True).state_dict())
     except (OSError, RuntimeError, ValueError) as error:
+        if ran_out_of_memory(error):
+            raise
         raise ParamsError(
-            f"train.weights: timm could not get weights for {name}: {error} Run once where the Hugging Face hub can be "
-            f"reached; or take another encoder, see timm.list_pretrained()"
+            f"train.weights: timm has no weights at hand for {name}: {error} It fetches them once, from the Hugging "
+            "Face hub; which encoders have any: timm.list_pretrained()"
         ) from None
 
 

@@ -119,8 +119,10 @@ def check_leaks(index: pd.DataFrame, rows: dict[str, Rows], removed: pd.Series, 
     ]
     if problems:
         raise DataError(
-            "data/splits.csv: the splits share " + "; ".join(problems) + "; list one image of each in shards.exclude, "
-            "or change seed in params.yaml"
+            "data/splits.csv: the splits share "
+            + "; ".join(problems)
+            + "; run 'dvc repro -f split', or list one image "
+            "of each in shards.exclude"
         )
     return {
         "patients": int(index["patient_id"].nunique()),
@@ -142,9 +144,12 @@ def shared_pictures(index: pd.DataFrame, thumbs: Thumbnails) -> list[tuple[int, 
         Pairs of rows, the smaller first.
     """
     names, patients = index["image_name"].to_numpy(object), index["patient_id"].to_numpy(object)
-    pairs = [(i, j) for i, j in near_duplicates(thumbs, thumbs) if i < j and patients[i] != patients[j]]
+    either_way = {
+        (min(pair), max(pair)) for pair in near_duplicates(thumbs, thumbs)
+    }  # turning one or the other differs
+    pairs = sorted((i, j) for i, j in either_way if patients[i] != patients[j])
     found = [f"{names[i]} and {names[j]}" for i, j in pairs]
-    for text in _listed("near-identical pictures of two patients, who stay together", found):
+    for text in _listed("pairs of near-identical pictures of two patients, who stay together", found):
         log.info(text)
     return pairs
 

@@ -97,9 +97,9 @@ def _head(release: str) -> Iterator[str]:
     yield "Written by `python -m isic_siamese.model_card` from `metrics/`. Do not edit it: change the text there."
     yield ""
     yield "- **Model**: a Siamese network: one encoder for both images of a pair, contrastive loss over balanced pairs"
-    yield "  plus a cross-entropy of each image's class, unit-length embeddings. An image is compared with those of the"
-    yield "  training and validation images. Calibration and threshold are set on the validation images, with only"
-    yield "  training images as references. The encoder and every other number: `params.yaml`."
+    yield "  plus, by default, a cross-entropy of each image's class, unit-length embeddings. An image is compared with"
+    yield "  those of the training and validation images. Calibration and threshold are set on the validation images,"
+    yield "  with only training images as references. Encoder, loss and every other number: `params.yaml`."
     yield f"- **Release**: `{release}`" + (
         ", drawn images: these figures say nothing of skin" if release == "demo" else ""
     )

@@ -45,7 +45,7 @@ class ModelFacts:
     margin: float | None
 
 
-def write_model(folder: Path, encoder: SiameseEncoder, fit: Fit = "stretch", margin: float | None = None) -> None:
+def write_model(folder: Path, encoder: SiameseEncoder, fit: Fit, margin: float | None = None) -> None:
     """Write `model.safetensors`, and `model.json` with its `ModelFacts`, into `folder`.
 
     Batch normalisation is folded into the convolutions, because a model that is written learns no more.

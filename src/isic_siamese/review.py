@@ -78,7 +78,7 @@ def compose(base: str, url: str | None, stale: list[str], ranges: Mapping[str, l
     metrics, params = _dvc_diff("metrics", base), _dvc_diff("params", base)
     plots = list(_plots(base, url))
     changed = [name for name, lines in (("metric", metrics), ("parameter", params), ("plot", plots)) if lines]
-    cautions = [*stale, *_other_images(params, base)]
+    cautions = [*stale, *_other_images(params, base, Params().common.release)]
     parts = [f"## What this changes against `{base}`", *(f"> [!CAUTION]\n> {sentence}." for sentence in cautions)]
     parts += ["\n".join(_headline(base, ranges))]
     if not changed:
@@ -89,10 +89,11 @@ def compose(base: str, url: str | None, stale: list[str], ranges: Mapping[str, l
     return "\n\n".join(parts) + "\n"
 
 
-def _other_images(params: list[str], base: str) -> Iterator[str]:
+def _other_images(params: list[str], base: str, release: str) -> Iterator[str]:
     """Yield a sentence if the test images are others than those of `base`, by the table of `dvc params diff`."""
     changed = [line.split("|")[2].strip() for line in params[2:]]
-    decisive = [f"`{key}`" for key in changed if key in DATA or key.partition(".")[0] in DATA]
+    decides = DATA if release == "demo" or "release" in changed else DATA - {"demo"}
+    decisive = [f"`{key}`" for key in changed if key in decides or key.partition(".")[0] in decides]
     if decisive:
         yield f"These figures and those of `{base}` are of different images: {', '.join(decisive)} changed"
 

@@ -49,7 +49,7 @@ def draw_sheet(figure: Figure, title: str, lines: Sequence[Sequence[Tile]]) -> N
 
 def _draw_tile(axes: Axes, tile: Tile) -> None:
     axes.imshow(tile.image)
-    axes.set_title(tile.text, fontsize=8, loc="center")
+    axes.set_title(tile.text, fontsize=8, loc="center", parse_math=False)  # a file may be called $_$.jpg
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set(visible=True, color=FRAMES[tile.malignant], linewidth=2.5)
 

@@ -102,7 +102,8 @@ def _check_both_classes(names: list[str], dealt: np.ndarray) -> None:
         if with_melanoma < 2 or patients - with_melanoma < 2:
             raise DataError(
                 f"split {name}: wanted at least 2 patients with melanoma and 2 without, got {with_melanoma:.0f} and "
-                f"{patients - with_melanoma:.0f}; use a release with more patients, or a larger split.{name}"
+                f"{patients - with_melanoma:.0f}; use a release with more patients (those who share a "
+                f"picture count as one), or a larger split.{name}"
             )
 
 

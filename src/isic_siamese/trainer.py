@@ -1,7 +1,6 @@
 """One training run: the Siamese encoder, its optimizer, the images on the device, and one step over pairs."""
 
 import math
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from isic_siamese import ranks
 from isic_siamese.augment import N_DRAWS, AugmentParams, augment
-from isic_siamese.devices import pick_device
+from isic_siamese.devices import pick_device, ran_out_of_memory
 from isic_siamese.embedding import embed, pool_rows
 from isic_siamese.encoder import build_encoder
 from isic_siamese.errors import ParamsError, TrainingError
@@ -37,7 +36,6 @@ BACKBONE_RATE = 0.1  # learning rate of pretrained layers, as a part of that of 
 LOGIT_SCALE = 10  # of unit embeddings; without it a logit would need weights that few epochs do not reach
 AHEAD = 16  # steps whose copies are pooled together on CUDA; on a CPU one: batches are small there anyway
 COLLAPSED = 1e-4  # standard deviation of the validation scores under which all embeddings are alike
-OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")  # as torch has it on CUDA and on a CPU
 
 
 def learning_rate_factor(step: int, n_warmup: int, n_steps: int) -> float:
@@ -57,7 +55,7 @@ def explaining_out_of_memory() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not OUT_OF_MEMORY.search(str(error)):
+        if not ran_out_of_memory(error):
             raise
         raise TrainingError(
             f"training: out of memory on {pick_device()}: {error}; see what else is in it, or lower "
