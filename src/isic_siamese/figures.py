@@ -22,9 +22,6 @@ from isic_siamese.references import References
 from isic_siamese.shards import Shards
 from isic_siamese.sheets import Tile, reference_tiles, write_sheet
 
-Images = npt.NDArray[np.uint8]
-Rows = npt.NDArray[np.int64]
-
 MISSES, NEIGHBOURS = 4, 5  # of each kind on the sheet, and beside each
 
 BENIGN, MELANOMA = BLUE, VERMILLION

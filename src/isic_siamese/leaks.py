@@ -119,10 +119,8 @@ def check_leaks(index: pd.DataFrame, rows: dict[str, Rows], removed: pd.Series, 
     ]
     if problems:
         raise DataError(
-            "data/splits.csv: the splits share "
-            + "; ".join(problems)
-            + "; run 'dvc repro -f split', or list one image "
-            "of each in shards.exclude"
+            f"data/splits.csv: the splits share {'; '.join(problems)}; run 'dvc repro -f split', or list one image of "
+            "each in shards.exclude"
         )
     return {
         "patients": int(index["patient_id"].nunique()),
@@ -144,10 +142,9 @@ def shared_pictures(index: pd.DataFrame, thumbs: Thumbnails) -> list[tuple[int, 
         Pairs of rows, the smaller first.
     """
     names, patients = index["image_name"].to_numpy(object), index["patient_id"].to_numpy(object)
-    either_way = {
-        (min(pair), max(pair)) for pair in near_duplicates(thumbs, thumbs)
-    }  # turning one or the other differs
-    pairs = sorted((i, j) for i, j in either_way if patients[i] != patients[j])
+    # Turning one of them or the other is not the same to a hash, so a pair may be found one way only.
+    found_pairs = {(min(pair), max(pair)) for pair in near_duplicates(thumbs, thumbs)}
+    pairs = sorted((i, j) for i, j in found_pairs if patients[i] != patients[j])
     found = [f"{names[i]} and {names[j]}" for i, j in pairs]
     for text in _listed("pairs of near-identical pictures of two patients, who stay together", found):
         log.info(text)
