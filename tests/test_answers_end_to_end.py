@@ -186,6 +186,8 @@ def test_the_command_says_that_a_picture_is_unlike_any_known_lesion(tmp_path: Pa
     lines = list(cli.predict_files([tmp_path / "lesion.jpg", tmp_path / "stripes.jpg"]))
     warned = [number for number, line in enumerate(lines) if "unlike any reference lesion" in line]
     assert warned == [next(number for number, line in enumerate(lines) if "stripes.jpg" in line) + 1]
+    assert "stripes.jpg: no reliable answer, probability of melanoma 0." in lines[warned[0] - 1]
+    assert ": benign, " in lines[0] or ": melanoma, " in lines[0]
 
 
 def test_the_command_draws_each_lesion_beside_its_nearest_references(

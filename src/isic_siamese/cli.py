@@ -100,11 +100,12 @@ def predict_files(paths: Sequence[Path], picture: Path | None = None) -> Iterato
     if picture:
         _draw(picture, answers)
     for answer in answers:
-        word, p = _word(answer.malignant), answer.probability
-        yield f"{answer.path}: {word}, probability of melanoma {p:.4f} (threshold {classifier.threshold:.4f})"
+        word = "no reliable answer" if answer.unfamiliar else _word(answer.malignant)
+        p = f"{answer.probability:.4f} (threshold {classifier.threshold:.4f})"
+        yield f"{answer.path}: {word}, probability of melanoma {p}"
         if answer.unfamiliar:
             usual = f"{FAMILIAR:.0%} of validation images have one within {classifier.familiar:.3f}"
-            yield f"  unlike any reference lesion ({usual}): do not rely on this answer"
+            yield f"  unlike any reference lesion: {usual}"
         yield f"  most like these {len(answer.nearest)} of {len(references.table)} reference lesions:"
         yield from (_describe(lesion) for _, lesion in answer.nearest.iterrows())
     yield NOTE
