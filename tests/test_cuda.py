@@ -1,4 +1,4 @@
-"""What holds on a GPU only: `pytest --numprocesses=0 tests/test_cuda.py`."""
+"""What holds on a GPU only: `pytest --numprocesses=0 -m cuda tests/test_cuda.py`."""
 
 from pathlib import Path
 
