@@ -16,7 +16,9 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from sklearn.datasets import load_sample_images
 
+from isic_siamese.augment import LUMA
 from isic_siamese.classifier import read_classifier
+from isic_siamese.cli import EVALUATION, MODELS, SHARDS
 from isic_siamese.embedding import embed
 from isic_siamese.images import decode_image
 from isic_siamese.model_files import model_digest, read_facts, read_model
@@ -27,14 +29,13 @@ from isic_siamese.splits import read_splits, rows_of
 
 Images = npt.NDArray[np.uint8]
 
-MODELS, EVALUATION, SHARDS = Path("data/models"), Path("data/evaluation"), Path("data/shards/train")
 BLUR = 4 / 128  # standard deviation, as a part of the side
 
 
 def altered(images: Images) -> Iterator[tuple[str, Images]]:
     """Yield the images `(N, H, W, 3)` as they are, and altered, by name."""
     side = images.shape[1]
-    grey = (images @ np.array([0.299, 0.587, 0.114])).round().astype(np.uint8)
+    grey = (images @ np.array(LUMA)).round().astype(np.uint8)
     yield "test images as they are", images
     yield "... without colour", np.repeat(grey[..., None], 3, axis=3)
     yield "... red and blue exchanged", images[..., ::-1]
@@ -66,17 +67,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jpegs", type=Path, help="zip of images of another source")
     options = parser.parse_args()
-    encoder, classifier = read_model(MODELS), read_classifier(EVALUATION / "classifier.json")
+    encoder, fit = read_model(MODELS), read_facts(MODELS).fit
+    classifier = read_classifier(EVALUATION / "classifier.json")
     references = read_references(EVALUATION, model_digest(MODELS))
     index, splits = read_index(SHARDS), read_splits(Path("data/splits.csv"))
     asked = [*altered(Shards(SHARDS).images(rows_of(index, splits, "test"))), *no_lesions(encoder.image_px)]
     if options.jpegs:
-        asked.append(
-            (
-                f"{options.jpegs.name}, another source",
-                read_jpegs(options.jpegs, encoder.image_px, read_facts(MODELS).fit),
-            )
-        )
+        images = read_jpegs(options.jpegs, encoder.image_px, fit)
+        asked.append((f"{options.jpegs.name}, another source", images))
     sys.stdout.write(f"Unfamiliar: nearest of {len(references.table)} references beyond {classifier.familiar:.3f}\n\n")
     sys.stdout.write(
         "| pictures | n | unfamiliar | distance to the nearest reference, median |\n|---|---:|---:|---:|\n"

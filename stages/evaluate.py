@@ -25,13 +25,13 @@ from isic_siamese.evaluation import (
 from isic_siamese.figures import write_curves, write_distances, write_map, write_misses
 from isic_siamese.files import write_csv, write_json
 from isic_siamese.groups import group_figures, image_groups
-from isic_siamese.leaks import check_leaks, thumbnails
+from isic_siamese.leaks import check_leaks, shard_thumbnails
 from isic_siamese.measures import answer
 from isic_siamese.model_files import model_digest, read_facts, read_model
 from isic_siamese.pairs import read_pairs
 from isic_siamese.params import Params
 from isic_siamese.references import find_nearest, pick_references, write_references
-from isic_siamese.shards import READ_BATCH, Shards, read_index
+from isic_siamese.shards import Shards, read_index
 from isic_siamese.splits import SPLITS, read_splits, rows_of
 from isic_siamese.votes import vote_scores
 
@@ -55,7 +55,7 @@ def main() -> None:
     shards = Shards(SHARDS)
     removed = pd.read_csv(SHARDS / "removed.csv", dtype=str, keep_default_na=False)["image_name"]
     all_rows = index["row"].to_numpy()
-    checked = check_leaks(index, rows, removed, thumbnails(shards.batches(all_rows, READ_BATCH, "check for leaks")))
+    checked = check_leaks(index, rows, removed, shard_thumbnails(shards, "check for leaks"))
     encoder = read_model(MODELS)
     embeddings = embed_rows(encoder, shards, all_rows, section.orientations, "embed each way up")
     malignant = index["target"].to_numpy() == 1

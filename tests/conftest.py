@@ -1,7 +1,7 @@
 """What every test shares: one thread a process, because small tensors gain nothing from more; and one run pipeline.
 
 The tests run on the CPU, to its digits, whatever the machine has. Those of `tests/test_cuda.py` need a GPU, and are run
-by `pytest --numprocesses=0 tests/test_cuda.py`.
+by `pytest --numprocesses=0 -m cuda tests/test_cuda.py`.
 """
 
 import os
@@ -9,9 +9,10 @@ import os
 import pytest
 import torch
 
+from tests.answered_project import here, project
 from tests.checkout import checkout
 
-__all__ = ["checkout"]
+__all__ = ["checkout", "here", "project"]
 
 torch.set_num_threads(1)
 

@@ -14,7 +14,7 @@ from isic_siamese.encoder import build_encoder
 from isic_siamese.evaluation import EvaluateParams
 from isic_siamese.shards import Shards
 from stages import controls as stage
-from tests.test_answers_end_to_end import make_project
+from tests.answered_project import make_project
 
 N = 60
 MALIGNANT = np.arange(N) % 3 == 0

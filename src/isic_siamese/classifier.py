@@ -12,6 +12,8 @@ from isic_siamese.arrays import Bools, Floats
 from isic_siamese.errors import DataError
 from isic_siamese.files import write_json
 
+FAMILIAR = 0.99  # share of the validation images that are not called unfamiliar
+
 
 def platt_calibration(scores: Floats, malignant: Bools) -> tuple[float, float]:
     """Fit slope and intercept of `P(melanoma) = 1 / (1 + exp(-(slope * score + intercept)))`.
@@ -36,9 +38,6 @@ def platt_calibration(scores: Floats, malignant: Bools) -> tuple[float, float]:
         sample_weight=np.concatenate([targets, 1 - targets]),
     )
     return float(model.coef_[0, 0] / scale), float(model.intercept_[0])
-
-
-FAMILIAR = 0.99  # share of the validation images that are not called unfamiliar
 
 
 @dataclass(frozen=True)

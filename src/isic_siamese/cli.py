@@ -17,7 +17,7 @@ from isic_siamese.embedding import embed
 from isic_siamese.errors import DataError, run_command
 from isic_siamese.images import decode_image
 from isic_siamese.model_files import model_digest, read_facts, read_model
-from isic_siamese.references import read_references
+from isic_siamese.references import WORDS, read_references
 from isic_siamese.shards import Shards
 from isic_siamese.shards_params import Fit
 
@@ -100,7 +100,7 @@ def predict_files(paths: Sequence[Path], picture: Path | None = None) -> Iterato
     if picture:
         _draw(picture, answers)
     for answer in answers:
-        word = "no reliable answer" if answer.unfamiliar else _word(answer.malignant)
+        word = "no reliable answer" if answer.unfamiliar else WORDS[int(answer.malignant)]
         p = f"{answer.probability:.4f} (threshold {classifier.threshold:.4f})"
         yield f"{answer.path}: {word}, probability of melanoma {p}"
         if answer.unfamiliar:
@@ -111,12 +111,8 @@ def predict_files(paths: Sequence[Path], picture: Path | None = None) -> Iterato
     yield NOTE
 
 
-def _word(malignant: bool) -> str:
-    return "melanoma" if malignant else "benign"
-
-
 def _describe(lesion: "pd.Series[Any]") -> str:
-    label = _word(lesion["target"])
+    label = WORDS[lesion["target"]]
     known = lesion["diagnosis"] not in ("", "unknown", label)
     return f"    distance {lesion['distance']:.3f}  {lesion['image_name']}  {label}" + (
         f": {lesion['diagnosis']}" if known else ""
@@ -138,7 +134,7 @@ def _draw(path: Path, answers: Sequence[Answer]) -> None:
 
     shards, lines = Shards(SHARDS), []
     for answer in answers:
-        said = f"{_word(answer.malignant)}, p = {answer.probability:.3f}"
+        said = f"{WORDS[int(answer.malignant)]}, p = {answer.probability:.3f}"
         text = f"{answer.path.stem[:18]}\n{'unlike any reference' if answer.unfamiliar else said}"
         lines.append([Tile(answer.image, text, None), *reference_tiles(answer.nearest, shards)])
     write_sheet(path, "The lesion, and the reference lesions it is most like, with their distances", lines)

@@ -23,11 +23,11 @@ from isic_siamese.embedding import embed_rows
 from isic_siamese.errors import DataError
 from isic_siamese.evaluation import EvaluateParams
 from isic_siamese.files import write_csv
-from isic_siamese.leaks import shared_pictures, thumbnails
+from isic_siamese.leaks import shard_thumbnails, shared_pictures
 from isic_siamese.pairs import PairsParams, draw_pairs
 from isic_siamese.params import Count, Section
 from isic_siamese.references import find_nearest
-from isic_siamese.shards import READ_BATCH, Shards
+from isic_siamese.shards import Shards
 from isic_siamese.splits import rows_of, split_patients
 from isic_siamese.trainer import Trainer
 from isic_siamese.training import train
@@ -106,8 +106,7 @@ def cross_validate(
     parts = []
     malignant = index["target"].to_numpy() == 1
     rngs = [np.random.default_rng([seed, repeat]) for repeat in range(params.repeats)]
-    pictures = shards.batches(np.arange(len(shards)), READ_BATCH, "compare pictures")
-    shared = shared_pictures(index, thumbnails(pictures))
+    shared = shared_pictures(index, shard_thumbnails(shards, "compare pictures"))
     divisions = [fold_patients(index, params.folds, rng, shared) for rng in rngs]
     colours, frozen = mean_colours(shards), FrozenFeatures("imagenet", shards, recipe.evaluate.orientations)
     for repeat, (rng, rows) in enumerate(zip(rngs, divisions, strict=True)):

@@ -2,8 +2,12 @@
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+
+from isic_siamese.errors import TrainingError
 
 OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")  # as torch has it on CUDA and on a CPU
 MOST_KEPT = 2**25 - 2**16  # bytes; of larger blocks malloc of glibc keeps none that was freed
@@ -26,6 +30,20 @@ def ran_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or bool(OUT_OF_MEMORY.search(str(error)))
 
 
+@contextmanager
+def explaining_out_of_memory() -> Iterator[None]:
+    """Raise a `TrainingError` that says what to change where memory runs out, on the host or the device."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out_of_memory(error):
+            raise
+        raise TrainingError(
+            f"training: out of memory on {pick_device()}: {error}; see what else is in it, or lower "
+            "pairs.views_per_block with pairs.pairs_per_block, or shards.image_px"
+        ) from None
+
+
 def make_blocks_cheap() -> None:
     """Spare the CPU most of what Linux does when a feature map is allocated."""
     # Tensors on huge pages, in 1/20 of the page faults. Torch reads this when it makes its first tensor.
@@ -39,3 +57,9 @@ def keep_every_digit() -> None:
     """Have CUDA compute as exactly as a CPU does, and to the same bits each time."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product of matrices
     torch.backends.cudnn.allow_tf32 = False  # else convolutions keep 10 bits of a float32
+
+
+def be_deterministic(device: torch.device) -> None:
+    """Have torch refuse whatever may come to other bits the next time; where Apple's has no other way, warn."""
+    torch.use_deterministic_algorithms(True, warn_only=device.type == "mps")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a check; see benchmarks

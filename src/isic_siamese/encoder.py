@@ -1,7 +1,7 @@
 """The shared encoder of the Siamese network: it turns a lesion image into a unit embedding."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from difflib import get_close_matches
 from typing import Any, Self
 
@@ -167,16 +167,19 @@ def _create_backbone(name: str, image_px: int, pretrained: bool = False) -> Any:
 
 
 @contextmanager
-def _refusing_size(name: str, image_px: int) -> Iterator[None]:
+def _refusing(problem: str, advice: str) -> Iterator[None]:
+    """Raise a `ParamsError` of `problem`, what timm said of it, and `advice`; but not where memory ran out."""
     try:
         yield
-    except (AssertionError, RuntimeError, ValueError) as error:
+    except (AssertionError, OSError, RuntimeError, ValueError) as error:
         if ran_out_of_memory(error):
             raise
-        raise ParamsError(
-            f"train.encoder: {name} takes no images of {image_px} px: {error}; take another, such as resnet18, or "
-            "change shards.image_px"
-        ) from None
+        raise ParamsError(f"{problem}: {error}{advice}") from None
+
+
+def _refusing_size(name: str, image_px: int) -> AbstractContextManager[None]:
+    problem = f"train.encoder: {name} takes no images of {image_px} px"
+    return _refusing(problem, "; take another, such as resnet18, or change shards.image_px")
 
 
 def _stage_channels(backbone: Any, name: str, stages: int) -> list[int]:
@@ -216,15 +219,9 @@ def build_encoder(name: str, weights: str, stages: int, embedding_dim: int, imag
 
 def _fetch_weights(name: str, image_px: int) -> dict[str, Tensor]:
     """Return the pretrained weights that timm has for the model, by its names."""
-    try:
+    advice = " It fetches them once, from the Hugging Face hub; which encoders have any: timm.list_pretrained()"
+    with _refusing(f"train.weights: timm has no weights at hand for {name}", advice):
         return dict(_create_backbone(name, image_px, pretrained=True).state_dict())
-    except (OSError, RuntimeError, ValueError) as error:
-        if ran_out_of_memory(error):
-            raise
-        raise ParamsError(
-            f"train.weights: timm has no weights at hand for {name}: {error} It fetches them once, from the Hugging "
-            "Face hub; which encoders have any: timm.list_pretrained()"
-        ) from None
 
 
 def bundled_weights(name: str = BUNDLED_ENCODER) -> dict[str, Tensor]:

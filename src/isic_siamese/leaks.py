@@ -9,6 +9,7 @@ import pandas as pd
 from scipy.fft import dctn
 
 from isic_siamese.errors import DataError
+from isic_siamese.shards import READ_BATCH, Shards
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,11 @@ def thumbnails(batches: Iterable[npt.NDArray[np.uint8]]) -> Thumbnails:
     """Shrink batches of RGB images, uint8 `(n, H, H, 3)`, to grey float32 `(N, 32, 32)` by the means of blocks."""
     parts = [_shrink(batch) for batch in batches]
     return np.concatenate(parts) if parts else np.zeros((0, THUMB_PX, THUMB_PX), np.float32)
+
+
+def shard_thumbnails(shards: Shards, task: str) -> Thumbnails:
+    """Return the thumbnails of all images of `shards`, in row order; a progress bar names the `task`."""
+    return thumbnails(shards.batches(np.arange(len(shards)), READ_BATCH, task))
 
 
 def _shrink(images: npt.NDArray[np.uint8]) -> Thumbnails:

@@ -74,10 +74,8 @@ def model_digest(folder: Path) -> str:
     Raises:
         DataError: there are none.
     """
-    try:
+    with _explaining(folder):
         return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    except FileNotFoundError as error:
-        raise DataError(f"{error.filename}: no such file; run 'dvc repro train' or 'dvc pull'") from None
 
 
 def read_facts(folder: Path) -> ModelFacts:

@@ -17,6 +17,7 @@ EMBEDDINGS_NPY = "embeddings.npy"
 REFERENCES_CSV = "references.csv"
 MODEL_JSON = "model.json"
 COLUMNS = ["row", "image_name", "diagnosis", "target"]
+WORDS = np.array(["benign", "melanoma"])  # for the target 0 and 1
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from isic_siamese.pictures import BLUE, GREY, VERMILLION, write_figure
+from isic_siamese.references import WORDS
 from isic_siamese.shards import Shards
 
 FRAMES = {True: VERMILLION, False: BLUE, None: GREY}  # melanoma, benign, not known
@@ -26,13 +27,11 @@ class Tile(NamedTuple):
 
 def reference_tiles(lesions: pd.DataFrame, shards: Shards) -> list[Tile]:
     """Return a tile for each reference lesion of `lesions`: `row, image_name, target`, and its `distance`."""
-    photographs = shards.images(lesions["row"].to_numpy())
-    words = np.where(lesions["target"] == 1, "melanoma", "benign")
-    texts = [
-        f"{name}\n{word}, {d:.3f}"
-        for name, word, d in zip(lesions["image_name"], words, lesions["distance"], strict=True)
-    ]
-    return [Tile(*facts) for facts in zip(photographs, texts, (lesions["target"] == 1).tolist(), strict=True)]
+    tiles = []
+    for photograph, (_, lesion) in zip(shards.images(lesions["row"].to_numpy()), lesions.iterrows(), strict=True):
+        text = f"{lesion['image_name']}\n{WORDS[lesion['target']]}, {lesion['distance']:.3f}"
+        tiles.append(Tile(photograph, text, bool(lesion["target"])))
+    return tiles
 
 
 def draw_sheet(figure: Figure, title: str, lines: Sequence[Sequence[Tile]]) -> None:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from isic_siamese import ranks
 from isic_siamese.augment import N_DRAWS, AugmentParams, augment
-from isic_siamese.devices import pick_device, ran_out_of_memory
+from isic_siamese.devices import be_deterministic, explaining_out_of_memory, pick_device
 from isic_siamese.embedding import embed, pool_rows
 from isic_siamese.encoder import build_encoder
 from isic_siamese.errors import ParamsError, TrainingError
@@ -49,20 +48,6 @@ def learning_rate_factor(step: int, n_warmup: int, n_steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - n_warmup) / max(1, n_steps - n_warmup)))
 
 
-@contextmanager
-def explaining_out_of_memory() -> Iterator[None]:
-    """Raise a `TrainingError` that says what to change where memory runs out, on the host or the device."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not ran_out_of_memory(error):
-            raise
-        raise TrainingError(
-            f"training: out of memory on {pick_device()}: {error}; see what else is in it, or lower "
-            "pairs.views_per_block with pairs.pairs_per_block, or shards.image_px"
-        ) from None
-
-
 class Validation(NamedTuple):
     """ROC AUC of the validation images, and their embeddings, float32 `(N, D)`, in the order of `val_rows`."""
 
@@ -88,7 +73,7 @@ class Trainer:
         self.data, self.params, self.recipe, self.margin, self.seed = data, params, recipe, margin, seed
         self.device = pick_device()
         self.bfloat16 = params.precision == "bfloat16" or (params.precision == "auto" and self.device.type == "cuda")
-        _be_deterministic(self.device)
+        be_deterministic(self.device)
         torch.manual_seed(seed)
         px = data.shards.image_px
         encoder = build_encoder(params.encoder, params.weights, params.stages, params.embedding_dim, px)
@@ -296,8 +281,3 @@ def _check_ranks(n_views: int) -> None:
             f"pairs.views_per_block: a step of {n_views} views among {ranks.n_ranks()} processes; "
             "raise it, or start fewer"
         )
-
-
-def _be_deterministic(device: torch.device) -> None:
-    torch.use_deterministic_algorithms(True, warn_only=device.type == "mps")
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a check; see benchmarks

@@ -17,10 +17,10 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from isic_siamese import ranks
 from isic_siamese.checkpoint import Checkpoint
-from isic_siamese.devices import device_name
+from isic_siamese.devices import device_name, explaining_out_of_memory
 from isic_siamese.encoder import SiameseEncoder
 from isic_siamese.errors import TrainingError
-from isic_siamese.trainer import Trainer, explaining_out_of_memory
+from isic_siamese.trainer import Trainer
 
 log = logging.getLogger(__name__)
 

@@ -83,9 +83,8 @@ def check_classes(data: TrainingData) -> None:
 
 def training_key(data: TrainingData, params: TrainParams, recipe: AugmentParams, margin: float, seed: int) -> str:
     """Return a name for a run that changes with anything that its result depends on."""
-    machine = (
-        f"{device_name(pick_device())} {ranks.n_ranks()}"  # another would go on, and end in other bytes than either
-    )
+    # Another machine would go on, and end in other bytes than either.
+    machine = f"{device_name(pick_device())} {ranks.n_ranks()}"
     settings = [params.model_dump_json(), recipe.model_dump_json(), f"{margin} {seed}", machine]
     return run_key(_facts(data, settings))
 
