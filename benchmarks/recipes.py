@@ -18,17 +18,12 @@ from sklearn.neural_network import MLPClassifier
 
 from isic_siamese import model_card
 from isic_siamese.arrays import Bools, Embeddings, Floats
+from isic_siamese.bootstrap import figure_text
 from isic_siamese.comparison import compare
-from isic_siamese.crossvalidation import (
-    CHECKPOINTS,
-    CONTROLS,
-    CrossvalidateParams,
-    Recipe,
-    cross_validate,
-    pooled_figures,
-)
+from isic_siamese.crossvalidation import CHECKPOINTS, CrossvalidateParams, Recipe, cross_validate
 from isic_siamese.errors import run_command
 from isic_siamese.files import write_csv
+from isic_siamese.out_of_fold import CONTROLS, pooled_figures
 from isic_siamese.params import Params
 from isic_siamese.shards import Shards, read_index
 from stages.crossvalidate import read_recipe
@@ -89,12 +84,6 @@ def recipes(ours: Recipe) -> dict[str, Recipe]:
     }
 
 
-def cell(figure: Mapping[str, float], sign: str = "") -> str:
-    """Return a figure and its interval as the table has it."""
-    ends = f" ({figure['low']:{sign}.3f} to {figure['high']:{sign}.3f})" if "low" in figure else ""
-    return f"{figure['value']:{sign}.3f}{ends}"
-
-
 def file_name(name: str) -> str:
     """Return the name of a recipe as that of a file."""
     return name.replace(",", "").replace(" ", "-")
@@ -105,17 +94,17 @@ def rows(name: str, answers: pd.DataFrame, recipe: Recipe, seed: int) -> list[st
     path = ANSWERS / f"{file_name(name)}.csv"
     write_csv(path, answers)
     figures: dict[str, Any] = pooled_figures(answers, recipe.evaluate, seed)
-    cells = [cell(figures[key]) for key in FIGURES.values()]
+    cells = [figure_text(figures[key]) for key in FIGURES.values()]
     if name == OURS:
         return [f"| {name} | {' | '.join(cells)} | |", *(control_row(control, figures) for control in CONTROLS)]
     gain: Any = compare(ANSWERS / f"{OURS}.csv", path)["gain"]
-    return [f"| {name} | {' | '.join(cells)} | {cell(gain['roc_auc'], '+')} |"]
+    return [f"| {name} | {' | '.join(cells)} | {figure_text(gain['roc_auc'], '+')} |"]
 
 
 def control_row(name: str, figures: Mapping[str, Any]) -> str:
     """Return the line of a control, which was fitted in the same folds and decides nothing."""
-    area, matched = (cell(figures[f"{part}{name}_roc_auc"]) for part in ("", "brightness_matched_"))
-    gain = cell(figures[f"{name}_less_network_roc_auc"], "+")
+    area, matched = (figure_text(figures[f"{part}{name}_roc_auc"]) for part in ("", "brightness_matched_"))
+    gain = figure_text(figures[f"{name}_less_network_roc_auc"], "+")
     return f"| {model_card.CONTROLS[name]} | {area} | | | {matched} | {gain} |"
 
 

@@ -1,16 +1,17 @@
 """Cross-validate over patients. No part of `dvc repro`: `dvc repro stages/dvc.yaml` runs it.
 
 Reads: data/shards/train/
-Writes: data/crossvalidation.csv, metrics/crossvalidate.json
+Writes: data/crossvalidation.csv, metrics/crossvalidate.json, metrics/plots/crossvalidate_roc.png
 """
 
 from pathlib import Path
 
 from isic_siamese.augment import AugmentParams
-from isic_siamese.crossvalidation import CrossvalidateParams, Recipe, cross_validate, pooled_figures
+from isic_siamese.crossvalidation import CrossvalidateParams, Recipe, cross_validate
 from isic_siamese.errors import run_command
 from isic_siamese.evaluation import EvaluateParams
 from isic_siamese.files import write_csv, write_json
+from isic_siamese.out_of_fold import pooled_figures, write_pooled_roc
 from isic_siamese.pairs import PairsParams
 from isic_siamese.params import Params
 from isic_siamese.shards import Shards, read_index
@@ -35,7 +36,10 @@ def main() -> None:
     folds = params.section("crossvalidate", CrossvalidateParams)
     answers = cross_validate(Shards(folder), read_index(folder), recipe, folds, params.common.seed)
     write_csv(Path("data/crossvalidation.csv"), answers)
-    write_json(Path("metrics/crossvalidate.json"), pooled_figures(answers, recipe.evaluate, params.common.seed))
+    figures = pooled_figures(answers, recipe.evaluate, params.common.seed)
+    write_json(Path("metrics/crossvalidate.json"), figures)
+    picture = Path("metrics/plots/crossvalidate_roc.png")
+    write_pooled_roc(picture, answers, figures, recipe.evaluate, params.common.seed)
 
 
 if __name__ == "__main__":

@@ -4,19 +4,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import roc_auc_score
 
 from isic_siamese.arrays import Bools, Embeddings, Floats
 from isic_siamese.crossvalidation import (
-    CONTROLS,
     CrossvalidateParams,
     Recipe,
     cross_validate,
     fold_patients,
-    pooled_figures,
 )
 from isic_siamese.errors import DataError
 from isic_siamese.evaluation import EvaluateParams
+from isic_siamese.out_of_fold import CONTROLS
 from isic_siamese.pairs import PairsParams
 from isic_siamese.votes import vote_scores
 from tests.toy import PARAMS, RECIPE, draw_data
@@ -108,34 +106,3 @@ def test_training_images_answer_for_validation_and_both_for_test(
         test, val = sizes[fold], sizes[(fold + 1) % 4]
         expected += [(val, len(index) - test - val), (test, len(index) - test)]
     assert asked == expected
-
-
-def test_pooled_figures_are_the_mean_of_the_repeats_and_their_interval_holds_it() -> None:
-    rng = np.random.default_rng(0)
-    malignant = rng.random(300) < 0.3
-    index = index_of(malignant)
-    repeats = []
-    for repeat in (1, 2):
-        probability = np.clip(0.35 + 0.25 * malignant + rng.normal(0, 0.2, 300), 0, 1)
-        repeats.append(
-            index.assign(
-                repeat=repeat,
-                fold=1,
-                probability=probability,
-                decision=(probability > 0.5).astype(int),
-                brightness=120 + 40 * malignant + rng.normal(0, 20, 300),
-            )
-        )
-        repeats[-1]["mean_colour_score"] = repeats[-1]["brightness"]
-        repeats[-1]["imagenet_features_score"] = repeats[-1]["imagenet_votes_score"] = repeats[-1]["probability"]
-    figures = pooled_figures(pd.concat(repeats), EVALUATE, seed=0)
-    expected = np.mean([roc_auc_score(malignant, part["probability"]) for part in repeats])
-    auc = figures["roc_auc"]
-    assert isinstance(auc, dict) and auc["value"] == pytest.approx(expected)
-    assert auc["low"] < auc["value"] < auc["high"] and 0.02 < auc["high"] - auc["low"] < 0.15
-    colour, matched = (figures[f"{name}mean_colour_roc_auc"] for name in ("", "brightness_matched_"))
-    assert isinstance(colour, dict) and isinstance(matched, dict)
-    assert colour["value"] > 0.85 and matched["low"] < 0.6  # brightness tells nothing among images of equal brightness
-    assert figures["imagenet_features_roc_auc"] == auc
-    assert figures["imagenet_features_less_network_roc_auc"] == pytest.approx({"value": 0.0})
-    assert figures["counts"] == {"images": 300, "melanomas": int(malignant.sum()), "patients": 150}

@@ -1,5 +1,6 @@
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -59,16 +60,15 @@ def test_pictures_can_be_drawn_where_nothing_is_flagged(tmp_path: Path) -> None:
     assert all((tmp_path / name).stat().st_size > 5000 for name in CURVES)
 
 
-def test_the_roc_shows_the_threshold_the_interval_and_the_dermatologists(evaluation: Evaluation) -> None:
-    figure = Figure()
-    figures.draw_roc(figure, some_answers(), evaluation)
-    axes = figure.axes[0]
-    drawn = {str(line.get_label()): line.get_xydata() for line in axes.lines}
-    assert np.allclose(drawn["dermatologists, Brinker 2019"], [[1 - 0.6, 0.741]])
-    chosen = [1 - evaluation.figures["specificity"]["value"], evaluation.figures["sensitivity"]["value"]]
-    assert np.allclose(drawn["threshold of validation"], [chosen])
-    assert any("AUC 0." in label and " to " in label for label in drawn)
-    assert any(str(part.get_label()).startswith("95 % interval") for part in axes.collections)
+def test_the_roc_has_the_band_the_area_and_the_threshold_of_the_evaluation(
+    evaluation: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(figures, "draw_roc", lambda *given: drawn.append(given))
+    write_curves(tmp_path, some_answers(), evaluation)
+    _, title, (curve,), (ends, confidence), decisions = drawn[0]
+    assert title == "ROC, test split" and curve.area == evaluation.figures["roc_auc"]
+    assert ends is evaluation.band and confidence == 0.95 and decisions is evaluation.figures
 
 
 def test_the_worst_misses_are_the_surest_of_each_kind() -> None:

@@ -135,6 +135,16 @@ def figure(value: float, resampled: Floats, confidence: float, n_patients: int |
     return {"value": float(value)} if ends is None else {"value": float(value), "low": ends[0], "high": ends[1]}
 
 
+def figure_text(figure: Mapping[str, float], sign: str = "") -> str:
+    """Return a figure of the metrics as text; with the `sign` "+", a difference.
+
+    >>> figure_text({"value": 0.88, "low": 0.8561, "high": 0.9})
+    '0.880 (0.856 to 0.900)'
+    """
+    ends = f" ({figure['low']:{sign}.3f} to {figure['high']:{sign}.3f})" if "low" in figure else ""
+    return f"{figure['value']:{sign}.3f}{ends}"
+
+
 def _exact_interval(rate: float, n: int, confidence: float) -> tuple[float, float]:
     low, high = binomtest(round(rate * n), n).proportion_ci(confidence, method="exact")
     return float(low), float(high)

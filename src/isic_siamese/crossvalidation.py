@@ -12,10 +12,8 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import Field
 
-from isic_siamese import metrics
 from isic_siamese.arrays import Bools, Embeddings, Floats
 from isic_siamese.augment import AugmentParams
-from isic_siamese.bootstrap import Measure, draw_resamples, mean_figures
 from isic_siamese.checkpoint import forget_runs
 from isic_siamese.classifier import fit_classifier
 from isic_siamese.controls import ControlData, FrozenFeatures, frozen_scores, mean_colours, regress
@@ -40,8 +38,6 @@ IntArray = npt.NDArray[np.int64]
 # From the embeddings (N, D) that are asked about, and references (R, D) with their labels (R,), to scores (N,).
 Score = Callable[[Embeddings, Embeddings, Bools], Floats]
 CHECKPOINTS = Path("data/checkpoints/crossvalidate")
-CONTROLS = ["mean_colour", "imagenet_features", "imagenet_votes"]
-MATCHED = 5.0  # levels of 255: two images whose mean brightness differs by no more are alike in it
 
 
 class CrossvalidateParams(Section):
@@ -101,7 +97,7 @@ def cross_validate(
 
     Returns:
         `repeat, fold, row, image_name, patient_id, target, score, probability, decision`, each image once a repeat; and
-        `brightness`, its mean, with the scores of the `CONTROLS` in the same folds, `<name>_score`.
+        `brightness`, its mean, with the scores of `out_of_fold.CONTROLS` in the same folds, `<name>_score`.
     """
     parts = []
     malignant = index["target"].to_numpy() == 1
@@ -165,45 +161,3 @@ def _train_and_answer(trainer: Trainer, test: IntArray, checkpoints: Path, recip
     probabilities = classifier.probabilities(scores)
     columns = {"score": scores, "probability": probabilities, "decision": classifier.decide(probabilities).astype(int)}
     return pd.DataFrame({"row": test, **columns})
-
-
-def pooled_figures(answers: pd.DataFrame, params: EvaluateParams, seed: int) -> dict[str, object]:
-    """Return the figures of the pooled answers: the mean of the repeats, with an interval over patients.
-
-    The answers of all folds are pooled by their calibrated probability.
-    """
-    first = answers[answers["repeat"] == 1].sort_values("row")
-    malignant = first["target"].to_numpy() == 1
-    resamples = draw_resamples(first["patient_id"], malignant, params.resamples, np.random.default_rng(seed))
-    measures = [_measure(part.sort_values("row"), malignant) for _, part in answers.groupby("repeat")]
-    even = np.ones((1, len(malignant)))
-    counts = {"images": len(first), "melanomas": int(malignant.sum()), "patients": first["patient_id"].nunique()}
-    by_repeat = {str(number): float(measure(even)["roc_auc"][0]) for number, measure in enumerate(measures, start=1)}
-    pooled = mean_figures(measures, resamples, params.confidence)
-    return {**pooled, "roc_auc_by_repeat": by_repeat, "counts": counts}
-
-
-def _measure(part: pd.DataFrame, malignant: Bools) -> Measure:
-    """Return a function from weights `(B, N)` to the figures of one repeat, each `(B,)`."""
-    probability, brightness = part["probability"].to_numpy(), part["brightness"].to_numpy()
-    decided = part["decision"].to_numpy() == 1
-    areas = {"brightness_matched_roc_auc": metrics.matched_auc(probability, malignant, brightness, MATCHED)}
-    for name in CONTROLS:
-        score = part[f"{name}_score"].to_numpy()
-        areas[f"{name}_roc_auc"] = metrics.rank_auc(score, malignant)
-        areas[f"brightness_matched_{name}_roc_auc"] = metrics.matched_auc(score, malignant, brightness, MATCHED)
-
-    def measure(weights: Floats) -> dict[str, Floats]:
-        curve = metrics.sweep(probability, malignant, weights)
-        area = metrics.roc_auc(curve)
-        rates = metrics.decision_figures(decided, malignant, weights)
-        controls = {name: measured(weights) for name, measured in areas.items()}
-        return {
-            "roc_auc": area,
-            "average_precision": metrics.average_precision(curve),
-            **{name: rates[name] for name in ("balanced_accuracy", "sensitivity", "specificity")},
-            **controls,
-            **{f"{name}_less_network_roc_auc": controls[f"{name}_roc_auc"] - area for name in CONTROLS},
-        }
-
-    return measure

@@ -2,85 +2,36 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn import metrics as sk
 from sklearn.decomposition import PCA
 
 from isic_siamese import metrics
 from isic_siamese.arrays import Bools
+from isic_siamese.bootstrap import figure_text
 from isic_siamese.evaluation import Evaluation, MeasuredPairs
 from isic_siamese.histograms import write_histograms
-from isic_siamese.measures import DERMATOLOGISTS, GRID, Answers
-from isic_siamese.pictures import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, write_figure
+from isic_siamese.measures import Answers
+from isic_siamese.pictures import BLUE, CHOSEN, GREY, VERMILLION, unit_axes, write_figure
 from isic_siamese.references import References
+from isic_siamese.roc import draw_roc, trace_roc
 from isic_siamese.shards import Shards
 from isic_siamese.sheets import Tile, reference_tiles, write_sheet
 
 MISSES, NEIGHBOURS = 4, 5  # of each kind on the sheet, and beside each
 
 BENIGN, MELANOMA = BLUE, VERMILLION
-CHOSEN: dict[str, Any] = {
-    "marker": "o",
-    "markersize": 12,
-    "markerfacecolor": "none",  # nothing under it is hidden
-    "markeredgewidth": 2,
-    "linestyle": "",
-    "label": "threshold of validation",
-}
-STUDIES = {
-    "haenssle_2018": ("Haenssle 2018", "^", VERMILLION),
-    "brinker_2019": ("Brinker 2019", "s", GREEN),
-    "haenssle_2020": ("Haenssle 2020", "D", ORANGE),
-    "phillips_2019": ("Phillips 2019", "v", PURPLE),
-}
-
-
-def _unit_axes(figure: Figure, title: str, x: str, y: str) -> Axes:
-    axes = figure.subplots()
-    axes.set(title=title, xlabel=x, ylabel=y, xlim=(0, 1), ylim=(0, 1.005), aspect="equal")
-    axes.grid(color="#E5E5E5", linewidth=0.8)
-    axes.set_axisbelow(True)
-    return axes
-
-
-def _interval(figure: Mapping[str, float]) -> str:
-    ends = f" ({figure['low']:.3f} to {figure['high']:.3f})" if "low" in figure else ""
-    return f"{figure['value']:.3f}{ends}"
-
-
-def draw_roc(figure: Figure, answers: Answers, evaluation: Evaluation) -> None:
-    """ROC curve with its band of intervals, the chosen threshold, and where dermatologists stand."""
-    axes = _unit_axes(figure, "ROC, test split", "1 - specificity", "sensitivity")
-    fpr, tpr, _ = sk.roc_curve(answers.malignant, answers.scores)
-    figures, label = evaluation.figures, f"{100 * evaluation.confidence:g} % interval, patients resampled"
-    axes.fill_between(GRID, *evaluation.band, color=BLUE, alpha=0.18, linewidth=0, label=label)
-    axes.plot(fpr, tpr, color=BLUE, label=f"this model, AUC {_interval(figures['roc_auc'])}")
-    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
-    chosen = (1 - figures["specificity"]["value"], figures["sensitivity"]["value"])
-    for study, (name, marker, colour) in STUDIES.items():
-        sensitivity, specificity = DERMATOLOGISTS[study]
-        style: dict[str, Any] = {
-            "color": colour,
-            "markersize": 7,
-            "markeredgecolor": "white",
-            "label": f"dermatologists, {name}",
-        }
-        axes.plot(1 - specificity, sensitivity, marker, **style)
-    axes.plot(*chosen, color=BLUE, **CHOSEN)
-    axes.legend(loc="lower right")
 
 
 def draw_precision_recall(figure: Figure, answers: Answers, figures: Mapping[str, Mapping[str, float]]) -> None:
     """Precision-recall curve beside what chance gives."""
-    axes = _unit_axes(figure, "Precision and recall, test split", "recall (sensitivity)", "precision (PPV)")
+    axes = unit_axes(figure, "Precision and recall, test split", "recall (sensitivity)", "precision (PPV)")
     precision, recall, _ = sk.precision_recall_curve(answers.malignant, answers.scores)
-    label = f"this model, average precision {_interval(figures['average_precision'])}"
+    label = f"this model, average precision {figure_text(figures['average_precision'])}"
     axes.step(recall, precision, where="post", color=BLUE, label=label)
     share = float(answers.malignant.mean())
     axes.axhline(share, color=GREY, linewidth=0.8, linestyle=":", label=f"chance: {share:.3f} are melanoma")
@@ -178,7 +129,9 @@ def miss_lines(answers: Answers, index: pd.DataFrame, shards: Shards, references
 def write_curves(folder: Path, answers: Answers, evaluation: Evaluation) -> None:
     """Write the pictures of the answers: `roc`, `precision_recall`, `reliability` and `confusion`, `.png`."""
     figures = evaluation.figures
-    write_figure(folder / "roc.png", lambda figure: draw_roc(figure, answers, evaluation))
+    curve = trace_roc("this model", answers.scores, answers.malignant, figures["roc_auc"])
+    band = evaluation.band, evaluation.confidence
+    write_figure(folder / "roc.png", lambda figure: draw_roc(figure, "ROC, test split", [curve], band, figures))
     write_figure(folder / "precision_recall.png", lambda figure: draw_precision_recall(figure, answers, figures))
     write_figure(folder / "reliability.png", lambda figure: draw_reliability(figure, answers, figures), 8.4, 4.9)
     write_figure(folder / "confusion.png", lambda figure: draw_confusion(figure, answers), 4.0, 4.0)

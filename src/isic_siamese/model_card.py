@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from isic_siamese.bootstrap import figure_text
 from isic_siamese.errors import DataError, run_command
 from isic_siamese.evaluation import EvaluateParams
 from isic_siamese.files import replacing
@@ -170,10 +171,7 @@ def _table(head: str, rows: Mapping[str, Numbers | None]) -> Iterator[str]:
 
 
 def _cell(figure: Numbers | None) -> str:
-    if figure is None:
-        return "-"
-    ends = f" ({figure['low']:.3f} to {figure['high']:.3f})" if "low" in figure else ""
-    return f"{figure['value']:.3f}{ends}"
+    return "-" if figure is None else figure_text(figure)
 
 
 def card_from_files() -> str:

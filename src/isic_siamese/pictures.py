@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from isic_siamese.files import replacing
@@ -24,6 +25,23 @@ STYLE: Any = {  # typed by matplotlib as a literal of every key
     "savefig.dpi": 150,
     "figure.constrained_layout.use": True,
 }
+CHOSEN: dict[str, Any] = {
+    "marker": "o",
+    "markersize": 12,
+    "markerfacecolor": "none",  # nothing under it is hidden
+    "markeredgewidth": 2,
+    "linestyle": "",
+    "label": "threshold of validation",
+}
+
+
+def unit_axes(figure: Figure, title: str, x: str, y: str) -> Axes:
+    """Return axes of `figure` from 0 to 1 both ways, for two rates named `x` and `y`."""
+    axes = figure.subplots()
+    axes.set(title=title, xlabel=x, ylabel=y, xlim=(0, 1), ylim=(0, 1.005), aspect="equal")
+    axes.grid(color="#E5E5E5", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return axes
 
 
 def write_figure(path: Path, draw: Callable[[Figure], None], width: float = 5.4, height: float = 5.0) -> None:

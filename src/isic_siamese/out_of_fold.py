@@ -1,0 +1,132 @@
+"""What a cross-validation found: the figures of the pooled out-of-fold answers, and their ROC curve as a picture."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from isic_siamese import metrics
+from isic_siamese.arrays import Bools, Floats
+from isic_siamese.bootstrap import Measure, Resamples, draw_resamples, mean_figures, resample_images
+from isic_siamese.evaluation import EvaluateParams
+from isic_siamese.measures import GRID
+from isic_siamese.pictures import write_figure
+from isic_siamese.roc import Roc, draw_roc
+
+CONTROLS = ["mean_colour", "imagenet_features", "imagenet_votes"]
+MATCHED = 5.0  # levels of 255: two images whose mean brightness differs by no more are alike in it
+# The curves of the picture: a column of the answers, its name, and its area in the figures. The votes on the frozen
+# features are left out, because their curve would hide the network's.
+DRAWN = [
+    ("probability", "this model", "roc_auc"),
+    ("imagenet_features_score", "regression on frozen features", "imagenet_features_roc_auc"),
+    ("mean_colour_score", "regression on mean colour", "mean_colour_roc_auc"),
+]
+
+
+def pooled_figures(answers: pd.DataFrame, params: EvaluateParams, seed: int) -> dict[str, object]:
+    """Return the figures of the pooled answers: the mean of the repeats, with an interval over patients.
+
+    The answers of all folds are pooled by their calibrated probability.
+
+    Args:
+        answers: as `cross_validate` returns them.
+        params: how many resamples of the patients, and the confidence of the intervals.
+        seed: of the resamples.
+    """
+    repeats = _repeats(answers)
+    malignant = _malignant(repeats[0])
+    resamples = _draw_resamples(repeats[0], params, seed)
+    measures = [_measure(part, malignant) for part in repeats]
+    even = np.ones((1, len(malignant)))
+    counts = {
+        "images": len(malignant),
+        "melanomas": int(malignant.sum()),
+        "patients": repeats[0]["patient_id"].nunique(),
+    }
+    by_repeat = {str(number): float(measure(even)["roc_auc"][0]) for number, measure in enumerate(measures, start=1)}
+    pooled = mean_figures(measures, resamples, params.confidence)
+    return {**pooled, "roc_auc_by_repeat": by_repeat, "counts": counts}
+
+
+def pooled_curve(answers: pd.DataFrame, score: str) -> Measure:
+    """Return a function from weights `(B, N)` to the mean ROC curve of the repeats.
+
+    It gives the `sensitivity` on `measures.GRID`, `(B, G)`.
+
+    Args:
+        answers: as `cross_validate` returns them.
+        score: the column whose ROC curve it is.
+    """
+    repeats = _repeats(answers)
+    malignant = _malignant(repeats[0])
+
+    def measure(weights: Floats) -> dict[str, Floats]:
+        sweeps = [metrics.sweep(part[score].to_numpy(), malignant, weights) for part in repeats]
+        return {"sensitivity": np.mean([metrics.sensitivity_on(curve, GRID) for curve in sweeps], axis=0)}
+
+    return measure
+
+
+def write_pooled_roc(
+    path: Path, answers: pd.DataFrame, figures: Mapping[str, Any], params: EvaluateParams, seed: int
+) -> None:
+    """Draw the ROC curve of the pooled answers, its band, and the curves of two controls in the same folds.
+
+    Args:
+        path: of the PNG.
+        answers: as `cross_validate` returns them.
+        figures: what `pooled_figures` returns of them, with the same `params` and `seed`.
+        params: see there.
+        seed: likewise.
+    """
+    even = np.ones((1, figures["counts"]["images"]))
+    curves = [
+        Roc(name, GRID, pooled_curve(answers, score)(even)["sensitivity"][0], figures[area])
+        for score, name, area in DRAWN
+    ]
+    resamples = _draw_resamples(_repeats(answers)[0], params, seed)
+    spread = resample_images(pooled_curve(answers, DRAWN[0][0]), resamples)["sensitivity"]
+    ends = np.quantile(spread, [(1 - params.confidence) / 2, (1 + params.confidence) / 2], axis=0)
+    title = "ROC, cross-validated: {images:,} images, {patients:,} patients".format(**figures["counts"])
+    write_figure(path, lambda figure: draw_roc(figure, title, curves, (ends, params.confidence), figures))
+
+
+def _repeats(answers: pd.DataFrame) -> list[pd.DataFrame]:
+    return [part.sort_values("row") for _, part in answers.groupby("repeat")]
+
+
+def _malignant(repeat: pd.DataFrame) -> Bools:
+    return np.asarray(repeat["target"] == 1)
+
+
+def _draw_resamples(repeat: pd.DataFrame, params: EvaluateParams, seed: int) -> Resamples:
+    return draw_resamples(repeat["patient_id"], _malignant(repeat), params.resamples, np.random.default_rng(seed))
+
+
+def _measure(part: pd.DataFrame, malignant: Bools) -> Measure:
+    """Return a function from weights `(B, N)` to the figures of one repeat, each `(B,)`."""
+    probability, brightness = part["probability"].to_numpy(), part["brightness"].to_numpy()
+    decided = part["decision"].to_numpy() == 1
+    areas = {"brightness_matched_roc_auc": metrics.matched_auc(probability, malignant, brightness, MATCHED)}
+    for name in CONTROLS:
+        score = part[f"{name}_score"].to_numpy()
+        areas[f"{name}_roc_auc"] = metrics.rank_auc(score, malignant)
+        areas[f"brightness_matched_{name}_roc_auc"] = metrics.matched_auc(score, malignant, brightness, MATCHED)
+
+    def measure(weights: Floats) -> dict[str, Floats]:
+        curve = metrics.sweep(probability, malignant, weights)
+        area = metrics.roc_auc(curve)
+        rates = metrics.decision_figures(decided, malignant, weights)
+        controls = {name: measured(weights) for name, measured in areas.items()}
+        return {
+            "roc_auc": area,
+            "average_precision": metrics.average_precision(curve),
+            **{name: rates[name] for name in ("balanced_accuracy", "sensitivity", "specificity")},
+            **controls,
+            **{f"{name}_less_network_roc_auc": controls[f"{name}_roc_auc"] - area for name in CONTROLS},
+        }
+
+    return measure

@@ -1,0 +1,81 @@
+"""The picture of ROC curves: a network's with its band, those of its controls, and where dermatologists stand."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.figure import Figure
+from sklearn.metrics import roc_curve
+
+from isic_siamese.arrays import Bools, Floats
+from isic_siamese.bootstrap import figure_text
+from isic_siamese.measures import DERMATOLOGISTS, GRID
+from isic_siamese.pictures import BLUE, CHOSEN, GREEN, GREY, ORANGE, PURPLE, VERMILLION, unit_axes
+
+STUDIES = {
+    "haenssle_2018": ("Haenssle 2018", "^", VERMILLION),
+    "brinker_2019": ("Brinker 2019", "s", GREEN),
+    "haenssle_2020": ("Haenssle 2020", "D", ORANGE),
+    "phillips_2019": ("Phillips 2019", "v", PURPLE),
+}
+# Of the network, then of its controls.
+LINES: tuple[dict[str, Any], ...] = (
+    {"color": BLUE},
+    {"color": "black", "linewidth": 1.0, "linestyle": "--"},
+    {"color": GREY, "linewidth": 1.0, "linestyle": "-."},
+)
+
+
+@dataclass(frozen=True)
+class Roc:
+    """One ROC curve.
+
+    Attributes:
+        name: of what it is the curve of.
+        false_alarm_rate: 1 - specificity, ascending, `(C,)`.
+        sensitivity: at each, `(C,)`.
+        area: the ROC AUC, as a figure of the metrics: `value`, and `low` and `high` where it has an interval.
+    """
+
+    name: str
+    false_alarm_rate: Floats
+    sensitivity: Floats
+    area: Mapping[str, float]
+
+
+def trace_roc(name: str, scores: Floats, malignant: Bools, area: Mapping[str, float]) -> Roc:
+    """Return the ROC curve of `scores` `(N,)` of images that are `malignant` `(N,)`."""
+    false_alarm_rate, sensitivity, _ = roc_curve(malignant, scores)
+    return Roc(name, false_alarm_rate, sensitivity, area)
+
+
+def draw_roc(
+    figure: Figure,
+    title: str,
+    curves: Sequence[Roc],
+    band: tuple[Floats, float],
+    decisions: Mapping[str, Mapping[str, float]],
+) -> None:
+    """Draw a network's ROC curve and what it is to be seen beside.
+
+    Args:
+        figure: to draw on.
+        title: of the picture.
+        curves: the network's, then at most two of its controls.
+        band: low and high end of the network's sensitivity on `measures.GRID`, `(2, G)`, and their confidence.
+        decisions: the network's figures at its threshold, `sensitivity` and `specificity`.
+    """
+    axes = unit_axes(figure, title, "1 - specificity", "sensitivity")
+    ends, confidence = band
+    label = f"{100 * confidence:g} % interval, patients resampled"
+    axes.fill_between(GRID, *ends, color=BLUE, alpha=0.18, linewidth=0, label=label)
+    for curve, style in zip(curves, LINES[: len(curves)], strict=True):
+        label = f"{curve.name}, AUC {figure_text(curve.area)}"
+        axes.plot(curve.false_alarm_rate, curve.sensitivity, label=label, **style)
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
+    for study, (name, marker, colour) in STUDIES.items():
+        sensitivity, specificity = DERMATOLOGISTS[study]
+        point: dict[str, Any] = {"color": colour, "markersize": 7, "markeredgecolor": "white"}
+        axes.plot(1 - specificity, sensitivity, marker, label=f"dermatologists, {name} *", **point)
+    axes.plot(1 - decisions["specificity"]["value"], decisions["sensitivity"]["value"], color=BLUE, **CHOSEN)
+    axes.legend(loc="lower right", title="* on lesions of their own studies", title_fontsize=8, alignment="left")

@@ -1,0 +1,78 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from isic_siamese import out_of_fold
+from isic_siamese.measures import GRID
+from isic_siamese.out_of_fold import pooled_curve, pooled_figures, write_pooled_roc
+from isic_siamese.roc import Roc, draw_roc
+from tests.test_crossvalidation import EVALUATE, index_of
+
+
+def some_answers(repeats: int = 2) -> pd.DataFrame:
+    """The answers of a cross-validation on 300 images, in which brightness tells the classes apart by itself."""
+    rng = np.random.default_rng(0)
+    malignant = rng.random(300) < 0.3
+    index = index_of(malignant)
+    parts = []
+    for repeat in range(1, repeats + 1):
+        probability = np.clip(0.35 + 0.25 * malignant + rng.normal(0, 0.2, 300), 0, 1)
+        brightness = 120 + 40 * malignant + rng.normal(0, 20, 300)
+        answers = index.assign(repeat=repeat, fold=1, probability=probability, brightness=brightness)
+        answers["decision"] = (probability > 0.5).astype(int)
+        answers["mean_colour_score"] = brightness
+        answers["imagenet_features_score"] = answers["imagenet_votes_score"] = probability
+        parts.append(answers.sample(frac=1, random_state=repeat))
+    return pd.concat(parts)
+
+
+def test_pooled_figures_are_the_mean_of_the_repeats_and_their_interval_holds_it() -> None:
+    answers = some_answers()
+    figures: dict[str, Any] = pooled_figures(answers, EVALUATE, seed=0)
+    areas = [roc_auc_score(part["target"], part["probability"]) for _, part in answers.groupby("repeat")]
+    auc = figures["roc_auc"]
+    assert auc["value"] == pytest.approx(np.mean(areas))
+    assert auc["low"] < auc["value"] < auc["high"] and 0.02 < auc["high"] - auc["low"] < 0.15
+    assert figures["roc_auc_by_repeat"] == pytest.approx({"1": areas[0], "2": areas[1]})
+    colour, matched = (figures[f"{name}mean_colour_roc_auc"] for name in ("", "brightness_matched_"))
+    assert colour["value"] > 0.85 and matched["low"] < 0.6  # brightness tells nothing among images of equal brightness
+    assert figures["imagenet_features_roc_auc"] == auc
+    assert figures["imagenet_features_less_network_roc_auc"] == pytest.approx({"value": 0.0})
+    n_melanoma = int(answers["target"].sum()) // 2
+    assert figures["counts"] == {"images": 300, "melanomas": n_melanoma, "patients": 150}
+
+
+def test_the_pooled_curve_is_the_mean_of_those_of_the_repeats() -> None:
+    answers = some_answers()
+    curve = pooled_curve(answers, "probability")(np.ones((1, 300)))["sensitivity"][0]
+    each = [roc_curve(part["target"], part["probability"])[:2] for _, part in answers.groupby("repeat")]
+    assert curve == pytest.approx(np.mean([np.interp(GRID, *rates) for rates in each], axis=0))
+
+
+def test_the_picture_shows_the_pooled_curve_in_its_band_beside_the_controls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[Any, ...]] = []
+
+    def draw(*given: Any) -> None:
+        drawn.append(given)
+        draw_roc(*given)
+
+    monkeypatch.setattr(out_of_fold, "draw_roc", draw)
+    answers = some_answers()
+    figures: dict[str, Any] = pooled_figures(answers, EVALUATE, seed=0)
+    write_pooled_roc(tmp_path / "roc.png", answers, figures, EVALUATE, seed=0)
+    assert (tmp_path / "roc.png").stat().st_size > 5000
+    figure, title, curves, (ends, confidence), decisions = drawn[0]
+    assert isinstance(figure, Figure) and isinstance(curves[0], Roc)
+    assert title == "ROC, cross-validated: 300 images, 150 patients"
+    assert [curve.area for curve in curves] == [figures[area] for _, _, area in out_of_fold.DRAWN]
+    ours, features, colour = (curve.sensitivity for curve in curves)
+    assert (ours == features).all() and colour[10] != ours[10]
+    assert (ends[0] <= ours).all() and (ours <= ends[1]).all() and (ends[1] - ends[0]).max() > 0.05
+    assert confidence == 0.95 and decisions is figures

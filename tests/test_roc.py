@@ -1,0 +1,42 @@
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from sklearn.metrics import roc_auc_score
+
+from isic_siamese.measures import GRID
+from isic_siamese.roc import Roc, draw_roc, trace_roc
+
+MALIGNANT = np.array([0, 0, 1, 0, 1, 1], bool)
+SCORES = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+
+
+def test_a_curve_has_the_area_of_its_scores() -> None:
+    curve = trace_roc("ours", SCORES, MALIGNANT, {"value": 0.5})
+    assert np.trapezoid(curve.sensitivity, curve.false_alarm_rate) == pytest.approx(roc_auc_score(MALIGNANT, SCORES))
+    assert curve.name == "ours" and curve.area == {"value": 0.5}
+
+
+def test_the_picture_shows_each_curve_the_interval_the_threshold_and_the_dermatologists() -> None:
+    figure = Figure()
+    curves = [
+        trace_roc("ours", SCORES, MALIGNANT, {"value": 0.8, "low": 0.7, "high": 0.9}),
+        Roc("colour", GRID, GRID, {"value": 0.5}),
+    ]
+    band = np.stack([GRID / 2, np.sqrt(GRID)])
+    decisions = {"sensitivity": {"value": 0.75}, "specificity": {"value": 0.6}}
+    draw_roc(figure, "ROC", curves, (band, 0.9), decisions)
+    axes = figure.axes[0]
+    drawn = {str(line.get_label()): line.get_xydata() for line in axes.lines}
+    assert np.array_equal(
+        drawn["ours, AUC 0.800 (0.700 to 0.900)"], np.stack([curves[0].false_alarm_rate, curves[0].sensitivity], axis=1)
+    )
+    assert np.array_equal(drawn["colour, AUC 0.500"], np.stack([GRID, GRID], axis=1))
+    assert np.allclose(drawn["dermatologists, Brinker 2019 *"], [[1 - 0.6, 0.741]])
+    assert np.allclose(drawn["threshold of validation"], [[0.4, 0.75]])
+    (area,) = axes.collections
+    assert area.get_label() == "90 % interval, patients resampled"
+    vertices = np.asarray(area.get_paths()[0].vertices)
+    for end in band:
+        assert {*zip(GRID, end, strict=True)} <= {*map(tuple, vertices)}
+    legend = axes.get_legend()
+    assert legend is not None and legend.get_title().get_text() == "* on lesions of their own studies"
