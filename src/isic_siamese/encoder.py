@@ -14,7 +14,7 @@ from torch.nn import functional
 from isic_siamese.batch_norm import fold_batch_norm
 from isic_siamese.devices import keep_every_digit, make_blocks_cheap, ran_out_of_memory
 from isic_siamese.errors import ParamsError
-from isic_siamese.pooling import STATISTICS, concentric_pooling
+from isic_siamese.pooling import STATISTICS, lesion_regions, pool_regions
 from isic_siamese.relu6 import use_lean_relu6
 from isic_siamese.same_padding import use_lean_same_padding
 
@@ -27,7 +27,7 @@ LEAST_SPREAD = 1e-3  # of a feature that hardly varies, such as that of a dead c
 
 
 class SiameseEncoder(nn.Module):
-    """The first stages of a timm backbone, concentric pooling of each, a linear layer, and the unit sphere.
+    """The first stages of a timm backbone, region pooling of each, a linear layer, and the unit sphere.
 
     Both images of a pair go through this one network; that it is shared is what makes it Siamese.
     """
@@ -87,7 +87,8 @@ class SiameseEncoder(nn.Module):
         pixels = images.permute(0, 3, 1, 2).float() * self.scale - self.offset
         maps = self.backbone.forward_intermediates(pixels, indices=list(range(self.stages)), intermediates_only=True)
         with torch.autocast(images.device.type, enabled=False):  # a variance needs all its digits
-            return torch.cat([concentric_pooling(stage.to(self.centre.dtype)) for stage in maps], dim=1)
+            regions = lesion_regions(images)
+            return torch.cat([pool_regions(stage.to(self.centre.dtype), regions) for stage in maps], dim=1)
 
     def project(self, features: Tensor) -> Tensor:
         """Return the embeddings, float32 `(N, D)`, of pooled features, float32 `(N, F)`."""

@@ -1,27 +1,51 @@
-"""Concentric pooling: what a feature map holds in the middle of the image, halfway out and at its edge.
+"""Region pooling: what a feature map holds in the middle of the image and at its edge, and in the lesion and around it.
 
 A dermoscopic image has its lesion in the middle and skin around it. One mean over the whole map mixes the two; means
-over rings keep them apart, and stay the same however the lesion is turned. The standard deviations say how mottled
-each ring is.
+over regions keep them apart, and stay the same however the lesion is turned. The standard deviations say how mottled
+each region is. Three regions are rings about the centre, the same in each image; three follow the lesion that is found.
 """
 
 from functools import cache
 
 import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from isic_siamese.lesion_map import lesion_map
 
 RADII = (0.0, 0.55, 1.1)  # of the rings, in half sides of the image; its corners lie at 1.41
-STATISTICS = 2 * len(RADII) + 1  # of a channel: mean and deviation of each ring, and the largest value of all
+N_REGIONS = len(RADII) + 3
+STATISTICS = 2 * N_REGIONS + 1  # of a channel: mean and deviation of each region, and the largest value of all
 VARIANCE_FLOOR = 1e-6  # under which the gradient of a square root runs off
+FAINT = 1e-5  # share of each cell in each of the lesion's regions, so that none is empty
 
 
-def concentric_pooling(maps: Tensor) -> Tensor:
-    """Return `(N, 7 * C)`: the mean of each of 3 rings, its standard deviation, then the maximum, of each channel.
+def lesion_regions(images: Tensor) -> Tensor:
+    """Return how much each cell of an image belongs to the lesion's inside, its edge and the skin, `(N, 3, S, S)`.
+
+    With b of a cell lesion (`lesion_map`) these are b^2, 2 b (1 - b) and (1 - b)^2, which sum to 1.
 
     Args:
-        maps: feature maps, float32 or wider, `(N, C, S, S)`; a variance needs the digits.
+        images: RGB `(N, H, W, 3)` in [0, 255].
     """
-    shares = _ring_shares(maps.shape[-1], maps.device).to(maps.dtype)
+    lesion = lesion_map(images)
+    return torch.stack([lesion.square(), 2 * lesion * (1 - lesion), (1 - lesion).square()], dim=1)
+
+
+def pool_regions(maps: Tensor, regions: Tensor) -> Tensor:
+    """Return `(N, 13 * C)`: the mean of each region, its standard deviation, then the maximum, of each channel.
+
+    The regions are three rings about the centre, the middle first, then those of the lesion.
+
+    Args:
+        maps: feature maps, float32 or wider, `(N, C, H, W)`, H = W; a variance needs the digits.
+        regions: of the lesion, as `lesion_regions` returns them.
+    """
+    side = maps.shape[-1]
+    of_lesion = adaptive_avg_pool2d(regions, side).flatten(2) + FAINT
+    of_lesion = of_lesion / of_lesion.sum(dim=2, keepdim=True)
+    rings = _ring_shares(side, maps.device).expand(len(maps), -1, -1)
+    shares = torch.cat([rings, of_lesion], dim=1).to(maps.dtype)
     cells = maps.permute(0, 2, 3, 1).flatten(1, 2)  # a view, of channels-last maps
     means = shares @ cells
     variances = (shares @ cells.square() - means.square()).clamp_min(VARIANCE_FLOOR)
