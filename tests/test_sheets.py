@@ -34,3 +34,15 @@ def test_a_sheet_grows_with_its_lines_and_is_the_same_bytes_twice(tmp_path: Path
             assert image.width == 1260
             heights.append(image.height)
     assert heights == sorted(set(heights))
+
+
+def test_the_lesion_is_outlined_where_it_was_found() -> None:
+    image = np.full((64, 64, 3), 200, np.uint8)
+    image[20:44, 24:52] = 80
+    figure = Figure()
+    draw_sheet(figure, "title", [[Tile(image, "lesion", None)]])
+    (outline,) = figure.axes[0].collections
+    (path,) = outline.get_paths()
+    corners = np.asarray(path.vertices)
+    np.testing.assert_allclose(corners.min(axis=0), [24, 20], atol=1.5)
+    np.testing.assert_allclose(corners.max(axis=0), [51, 43], atol=1.5)

@@ -29,7 +29,7 @@ from isic_siamese.votes import vote_scores
 Features = npt.NDArray[np.floating]  # (N, F), by row of the index
 
 STAGES = 4  # of the bundled encoder, as the network uses it by default
-SHRINKAGE = 0.001  # C of the regression on 1,344 features, which outnumber the melanomas
+SHRINKAGE = 0.001  # C of the regression on 2,496 features, which outnumber the melanomas
 # Of votes on features, which lie further apart than embeddings do; the best of 0.05 to 0.8 on a subset of ISIC 2020.
 FROZEN_TEMPERATURE = 0.4
 SHUFFLES = 20  # of the labels; one alone lies off 0.5 by chance

@@ -1,4 +1,4 @@
-"""Sheets of lesions, a line each: the lesion, then the reference lesions that it is most like."""
+"""Sheets of lesions, a line each: the lesion, then the references it is most like, outlined where they were found."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,9 +7,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from isic_siamese.lesion_map import SIDE, lesion_map
 from isic_siamese.pictures import BLUE, GREY, VERMILLION, write_figure
 from isic_siamese.references import WORDS
 from isic_siamese.shards import Shards
@@ -48,9 +50,17 @@ def draw_sheet(figure: Figure, title: str, lines: Sequence[Sequence[Tile]]) -> N
 
 def _draw_tile(axes: Axes, tile: Tile) -> None:
     axes.imshow(tile.image)
+    _outline(axes, tile.image)
     axes.set_title(tile.text, fontsize=8, loc="center", parse_math=False)  # a file may be called $_$.jpg
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set(visible=True, color=FRAMES[tile.malignant], linewidth=2.5)
+
+
+def _outline(axes: Axes, image: npt.NDArray[np.uint8]) -> None:
+    """Draw where the network takes the lesion to end: where its map has half of its highest value."""
+    found = lesion_map(torch.from_numpy(np.array(image))[None])[0].numpy()
+    across, down = ((np.arange(SIDE) + 0.5) / SIDE * side - 0.5 for side in (image.shape[1], image.shape[0]))
+    axes.contour(across, down, found, levels=[found.max() / 2], colors="white", linewidths=0.8)
 
 
 def write_sheet(path: Path, title: str, lines: Sequence[Sequence[Tile]]) -> None:
