@@ -9,7 +9,7 @@ from functools import cache
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d
+from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, pad
 
 SIDE = 32  # cells of a map along each side
 SKIN = 0.6  # of the cells at the edge: the brightest, because the corners may be dark
@@ -21,7 +21,7 @@ SOFTNESS = 2.0  # standard deviation of the Gaussian that makes the lesion's edg
 
 # From linear RGB (IEC 61966-2-1) to XYZ in units of the D65 white, and from their cube roots to CIELAB.
 TO_XYZ = ((0.43395, 0.37622, 0.18983), (0.21267, 0.71515, 0.07218), (0.01776, 0.10948, 0.87277))
-TO_LAB = ((0.0, 116.0, 0.0), (500.0, -500.0, 0.0), (0.0, 200.0, -200.0))
+TO_LAB, OFFSET = ((0.0, 116.0, 0.0), (500.0, -500.0, 0.0), (0.0, 200.0, -200.0)), ((16.0, 0.0, 0.0),)
 
 
 @torch.no_grad()
@@ -36,8 +36,8 @@ def lesion_map(images: Tensor) -> Tensor:
         cells = adaptive_avg_pool2d(images.permute(0, 3, 1, 2).float(), SIDE).permute(0, 2, 3, 1)
         radius, blur = _radius(images.device), _gaussian(images.device)
         contrast = _contrast(to_lab(cells))
-        inside = radius < FIELD
-        found = _hole_free(_middle_part(((contrast > _threshold(contrast[:, inside])) & inside).float()))
+        threshold = _threshold(contrast.flatten(1)[:, _inside(images.device)])
+        found = _hole_free(_middle_part(((contrast > threshold) & (radius < FIELD)).float()))
         tiny = found.mean(dim=(1, 2), keepdim=True) < LEAST
         return blur @ torch.where(tiny, (radius < FALLBACK).float(), found) @ blur.T
 
@@ -48,7 +48,7 @@ def to_lab(colours: Tensor) -> Tensor:
     linear = torch.where(share > 0.04045, ((share + 0.055) / 1.055) ** 2.4, share / 12.92)
     xyz = linear @ _matrix(TO_XYZ, colours.device).T
     roots = torch.where(xyz > 216 / 24389, xyz.clamp_min(1e-6) ** (1 / 3), (24389 / 27 * xyz + 16) / 116)
-    return roots @ _matrix(TO_LAB, colours.device).T - torch.tensor([16.0, 0.0, 0.0], device=colours.device)
+    return roots @ _matrix(TO_LAB, colours.device).T - _matrix(OFFSET, colours.device)
 
 
 def _contrast(lab: Tensor) -> Tensor:
@@ -81,8 +81,7 @@ def _middle_part(found: Tensor) -> Tensor:
 
 def _hole_free(part: Tensor) -> Tensor:
     """Return `part` `(N, SIDE, SIDE)` with the holes in it filled: what cannot be reached from the image's edge."""
-    edge = torch.zeros_like(part)
-    edge[:, [0, -1]] = edge[:, :, [0, -1]] = 1
+    edge = 1 - pad(torch.ones_like(part[:, 1:-1, 1:-1]), (1, 1, 1, 1))
     return 1 - _spread(edge * (1 - part), 1 - part)
 
 
@@ -99,6 +98,13 @@ def _spread(seed: Tensor, within: Tensor) -> Tensor:
 def _radius(device: torch.device) -> Tensor:
     axis = (torch.arange(SIDE, device=device) + 0.5) / SIDE * 2 - 1
     return torch.hypot(axis[:, None], axis[None, :])
+
+
+@cache
+@torch.inference_mode(False)
+def _inside(device: torch.device) -> Tensor:
+    """Return the numbers of the cells that are looked at: a mask would make the host wait for how many there are."""
+    return (_radius(device) < FIELD).flatten().nonzero().squeeze(1)
 
 
 @cache
