@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from sklearn.metrics import roc_auc_score
 
 from isic_siamese.measures import GRID
@@ -31,12 +32,16 @@ def test_the_picture_shows_each_curve_the_interval_the_threshold_and_the_dermato
         drawn["ours, AUC 0.800 (0.700 to 0.900)"], np.stack([curves[0].false_alarm_rate, curves[0].sensitivity], axis=1)
     )
     assert np.array_equal(drawn["colour, AUC 0.500"], np.stack([GRID, GRID], axis=1))
-    assert np.allclose(drawn["dermatologists, Brinker 2019 *"], [[1 - 0.6, 0.741]])
+    assert np.allclose(drawn["Brinker 2019"], [[1 - 0.6, 0.741]])
     assert np.allclose(drawn["threshold of validation"], [[0.4, 0.75]])
     (area,) = axes.collections
     assert area.get_label() == "90 % interval, patients resampled"
     vertices = np.asarray(area.get_paths()[0].vertices)
     for end in band:
         assert {*zip(GRID, end, strict=True)} <= {*map(tuple, vertices)}
-    legend = axes.get_legend()
-    assert legend is not None and legend.get_title().get_text() == "* on lesions of their own studies"
+    (studies,) = (part for part in axes.artists if isinstance(part, Legend))
+    assert [text.get_text() for text in studies.get_texts()][1] == "Brinker 2019"
+    assert studies.get_title().get_text() == "dermatologists,\non lesions of their own studies"
+    (legend,) = figure.legends
+    names = ["90 % interval", "ours, AUC", "colour, AUC", "threshold"]
+    assert all(text.get_text().startswith(name) for text, name in zip(legend.get_texts(), names, strict=True))

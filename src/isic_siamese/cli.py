@@ -137,7 +137,8 @@ def _draw(path: Path, answers: Sequence[Answer]) -> None:
         said = f"{WORDS[int(answer.malignant)]}, p = {answer.probability:.3f}"
         text = f"{answer.path.stem[:18]}\n{'unlike any reference' if answer.unfamiliar else said}"
         lines.append([Tile(answer.image, text, None), *reference_tiles(answer.nearest, shards)])
-    write_sheet(path, "The lesion, and the reference lesions it is most like, with their distances", lines)
+    title = "The lesion and the references it is most like, with their distances; outlined as they were found"
+    write_sheet(path, title, lines)
 
 
 def _check_readable(path: Path) -> None:

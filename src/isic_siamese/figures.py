@@ -131,7 +131,8 @@ def write_curves(folder: Path, answers: Answers, evaluation: Evaluation) -> None
     figures = evaluation.figures
     curve = trace_roc("this model", answers.scores, answers.malignant, figures["roc_auc"])
     band = evaluation.band, evaluation.confidence
-    write_figure(folder / "roc.png", lambda figure: draw_roc(figure, "ROC, test split", [curve], band, figures))
+    title = "ROC, test split"
+    write_figure(folder / "roc.png", lambda figure: draw_roc(figure, title, [curve], band, figures), height=5.6)
     write_figure(folder / "precision_recall.png", lambda figure: draw_precision_recall(figure, answers, figures))
     write_figure(folder / "reliability.png", lambda figure: draw_reliability(figure, answers, figures), 8.4, 4.9)
     write_figure(folder / "confusion.png", lambda figure: draw_confusion(figure, answers), 4.0, 4.0)

@@ -91,7 +91,7 @@ def write_pooled_roc(
     spread = resample_images(pooled_curve(answers, DRAWN[0][0]), resamples)["sensitivity"]
     ends = np.quantile(spread, [(1 - params.confidence) / 2, (1 + params.confidence) / 2], axis=0)
     title = "ROC, cross-validated: {images:,} images, {patients:,} patients".format(**figures["counts"])
-    write_figure(path, lambda figure: draw_roc(figure, title, curves, (ends, params.confidence), figures))
+    write_figure(path, lambda figure: draw_roc(figure, title, curves, (ends, params.confidence), figures), height=6.0)
 
 
 def _repeats(answers: pd.DataFrame) -> list[pd.DataFrame]:

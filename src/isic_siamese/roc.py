@@ -4,7 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from sklearn.metrics import roc_curve
 
 from isic_siamese.arrays import Bools, Floats
@@ -17,6 +20,12 @@ STUDIES = {
     "brinker_2019": ("Brinker 2019", "s", GREEN),
     "haenssle_2020": ("Haenssle 2020", "D", ORANGE),
     "phillips_2019": ("Phillips 2019", "v", PURPLE),
+}
+STUDIES_LEGEND: dict[str, Any] = {
+    "loc": "lower right",
+    "title": "dermatologists,\non lesions of their own studies",
+    "title_fontsize": 8.5,
+    "alignment": "left",
 }
 # Of the network, then of its controls.
 LINES: tuple[dict[str, Any], ...] = (
@@ -66,16 +75,21 @@ def draw_roc(
         decisions: the network's figures at its threshold, `sensitivity` and `specificity`.
     """
     axes = unit_axes(figure, title, "1 - specificity", "sensitivity")
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
+    axes.add_artist(axes.legend(handles=[_plot_study(axes, study) for study in STUDIES], **STUDIES_LEGEND))
     ends, confidence = band
     label = f"{100 * confidence:g} % interval, patients resampled"
-    axes.fill_between(GRID, *ends, color=BLUE, alpha=0.18, linewidth=0, label=label)
+    shown: list[Artist] = [axes.fill_between(GRID, *ends, color=BLUE, alpha=0.18, linewidth=0, label=label)]
     for curve, style in zip(curves, LINES[: len(curves)], strict=True):
         label = f"{curve.name}, AUC {figure_text(curve.area)}"
-        axes.plot(curve.false_alarm_rate, curve.sensitivity, label=label, **style)
-    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
-    for study, (name, marker, colour) in STUDIES.items():
-        sensitivity, specificity = DERMATOLOGISTS[study]
-        point: dict[str, Any] = {"color": colour, "markersize": 7, "markeredgecolor": "white"}
-        axes.plot(1 - specificity, sensitivity, marker, label=f"dermatologists, {name} *", **point)
-    axes.plot(1 - decisions["specificity"]["value"], decisions["sensitivity"]["value"], color=BLUE, **CHOSEN)
-    axes.legend(loc="lower right", title="* on lesions of their own studies", title_fontsize=8, alignment="left")
+        shown += axes.plot(curve.false_alarm_rate, curve.sensitivity, label=label, **style)
+    shown += axes.plot(1 - decisions["specificity"]["value"], decisions["sensitivity"]["value"], color=BLUE, **CHOSEN)
+    figure.legend(handles=shown, loc="outside lower center")
+
+
+def _plot_study(axes: Axes, study: str) -> Line2D:
+    name, marker, colour = STUDIES[study]
+    sensitivity, specificity = DERMATOLOGISTS[study]
+    style: dict[str, Any] = {"color": colour, "markersize": 7, "markeredgecolor": "white", "linestyle": ""}
+    (point,) = axes.plot(1 - specificity, sensitivity, marker=marker, label=name, **style)
+    return point
