@@ -15,7 +15,7 @@ from isic_siamese.files import write_csv
 from isic_siamese.images import decode_image
 from isic_siamese.model_files import write_model
 from stages import predict
-from tests.answered_project import PX
+from tests.answered_project import PX, draw_images
 
 
 def jpeg(path: Path, level: int) -> Path:
@@ -27,7 +27,9 @@ def jpeg(path: Path, level: int) -> Path:
 def test_the_command_answers_for_each_image_with_its_nearest_references(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    dark, bright = jpeg(tmp_path / "dark.jpg", 60), jpeg(tmp_path / "bright.jpg", 200)
+    dark, bright = tmp_path / "dark.jpg", tmp_path / "bright.jpg"
+    for path, image in zip((dark, bright), draw_images(np.random.default_rng(1), np.array([True, False])), strict=True):
+        Image.fromarray(image).save(path, "JPEG", quality=95)
     cli.main(["predict", str(dark), str(bright)])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"{dark}: ") and " probability of melanoma 0." in lines[0]

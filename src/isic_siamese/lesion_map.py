@@ -2,7 +2,7 @@
 
 Colours are compared in CIELAB, and the threshold is that of Ridler and Calvard, "Picture thresholding using an
 iterative selection method", IEEE Trans. Syst. Man Cybern. 8 (1978), doi 10.1109/TSMC.1978.4310039. Of the parts beyond
-it the one nearest to the middle is the lesion. All in whole tensors on any device, of images turned as they are shown.
+it the one nearest to the middle is the lesion. All in whole tensors, on any device.
 """
 
 from functools import cache
