@@ -161,5 +161,10 @@ def interval(values: Floats, confidence: float) -> tuple[float, float] | None:
     defined = values[np.isfinite(values)]
     if 2 * len(defined) < len(values):
         return None
-    low, high = np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = percentile_ends(defined, confidence)
     return float(low), float(high)
+
+
+def percentile_ends(values: Floats, confidence: float) -> Floats:
+    """Return the low and the high end of the percentile interval of resampled `values` `(B, ...)`, `(2, ...)`."""
+    return np.asarray(np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0), np.float64)

@@ -11,7 +11,7 @@ from pydantic import Field
 from sklearn import metrics as sk
 
 from isic_siamese.arrays import Embeddings, Floats
-from isic_siamese.bootstrap import Resamples, figure, resample_images, resample_pairs
+from isic_siamese.bootstrap import Resamples, figure, percentile_ends, resample_images, resample_pairs
 from isic_siamese.classifier import Classifier
 from isic_siamese.measures import Answers, point_measures, rate_bases, resampled_measures
 from isic_siamese.metrics import chance_calibration_error, rank_auc
@@ -90,7 +90,7 @@ def evaluate(
     values["pair_verification_auc"] = float(sk.roc_auc_score(pairs.same, -pairs.distances))
     area = rank_auc(-pairs.distances, pairs.same)
     spread |= resample_pairs(lambda w: {"pair_verification_auc": area(w)}, resamples, pairs.left, pairs.right)
-    band = np.quantile(spread["band"], [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    band = percentile_ends(spread["band"], confidence)
     patients = {name: resamples.count_patients(images) for name, images in rate_bases(answers).items()}
     figures = {
         name: figure(value, spread[name], confidence, patients.get(name.rpartition(".")[2]))

@@ -9,7 +9,7 @@ import pandas as pd
 
 from isic_siamese import metrics
 from isic_siamese.arrays import Bools, Floats
-from isic_siamese.bootstrap import Measure, Resamples, draw_resamples, mean_figures, resample_images
+from isic_siamese.bootstrap import Measure, Resamples, draw_resamples, mean_figures, percentile_ends, resample_images
 from isic_siamese.evaluation import EvaluateParams
 from isic_siamese.measures import GRID
 from isic_siamese.pictures import write_figure
@@ -89,9 +89,9 @@ def write_pooled_roc(
     ]
     resamples = _draw_resamples(_repeats(answers)[0], params, seed)
     spread = resample_images(pooled_curve(answers, DRAWN[0][0]), resamples)["sensitivity"]
-    ends = np.quantile(spread, [(1 - params.confidence) / 2, (1 + params.confidence) / 2], axis=0)
+    band = percentile_ends(spread, params.confidence), params.confidence
     title = "ROC, cross-validated: {images:,} images, {patients:,} patients".format(**figures["counts"])
-    write_figure(path, lambda figure: draw_roc(figure, title, curves, (ends, params.confidence), figures), height=6.0)
+    write_figure(path, lambda figure: draw_roc(figure, title, curves, band, figures), height=6.0)
 
 
 def _repeats(answers: pd.DataFrame) -> list[pd.DataFrame]:
