@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from isic_siamese.image_source import ImageSource
+from isic_siamese.lesion_map import lesion_map
 from isic_siamese.trainer import Trainer
 from isic_siamese.training_data import TrainingData
 from tests.toy import draw_data, make_trainer
@@ -42,6 +43,12 @@ def test_a_step_never_makes_the_host_wait_for_the_device(
         next(losses), next(losses)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_the_lesion_is_found_where_a_cpu_finds_it() -> None:
+    blocks = torch.rand(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    images = 255 * torch.nn.functional.interpolate(blocks, size=128, mode="bilinear").permute(0, 2, 3, 1)
+    torch.testing.assert_close(lesion_map(images.cuda()).cpu(), lesion_map(images), rtol=0, atol=0.01)
 
 
 @pytest.mark.parametrize("frozen_groups", [0, "all"])
