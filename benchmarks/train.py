@@ -4,8 +4,8 @@ Run `python -m benchmarks.train`. All loops have the same encoder, optimizer and
 process: on a CPU one core, by CPU time, so that other work on the machine does not count. It reads the shards and the
 release that the pipeline made, and draws images where there are none.
 
-- two branches: both images of each pair go through the encoder, 32 pairs a step: as many images as ours embeds in a
-  step of 1,024 pairs. On CUDA also 1,024 pairs a step. They do not augment, which is in their favour.
+- two branches: both images of each pair go through the encoder. On CUDA as many pairs a step as ours, 1,024; on a CPU
+  32, as many images as ours embeds in such a step. They do not augment, which is in their favour.
 - from JPEGs: a DataLoader decodes both with Pillow each time, from memory. On CUDA a worker a core; on a CPU none,
   because they would take the cores from the encoder.
 - the bare encoder: forward, backward and optimizer on a batch that lies in memory. On CUDA it and the parts of a step
@@ -45,7 +45,7 @@ from isic_siamese.shards import Shards, read_index
 from isic_siamese.trainer import AHEAD, Trainer
 from isic_siamese.training_data import TrainingData
 
-PAIRS = 32  # of the two-branch loop, a step
+PAIRS = 32  # of the two-branch loop on a CPU, a step
 JPEGS = 256  # at most, held in memory
 CUDA_STEPS = 3 * AHEAD  # a turn
 ENDLESS = 10**9  # pairs of a pass of the two-branch loop, so that no turn comes to its end
@@ -169,16 +169,15 @@ def make_loops(run: Trainer, jpegs: list[bytes]) -> tuple[dict[str, Loop], dict[
         finish_step(run, embeddings.sum())
 
     shards, pairs = run.data.shards, run.data.pairs[["left", "right", "same"]].to_numpy()
-    of_shards = PairsOf(pairs, lambda row: shards.images(np.array([row]))[0])
-    rivals = {
-        f"two branches from JPEGs, {PAIRS} pairs": TwoBranches(
-            run, PairsOf(pairs, decoder(jpegs, shards.image_px)), PAIRS
-        ),
-        f"two branches from our shards, {PAIRS} pairs": TwoBranches(run, of_shards, PAIRS),
+    sources = {
+        "JPEGs": decoder(jpegs, shards.image_px),
+        "our shards": lambda row: shards.images(np.array([row]))[0],
     }
-    if run.device.type == "cuda":
-        n = len(run.steps[middle(run)].same)
-        rivals[f"two branches from our shards, {n} pairs"] = TwoBranches(run, of_shards, n)
+    n = len(run.steps[middle(run)].same) if run.device.type == "cuda" else PAIRS
+    rivals = {
+        f"two branches from {name}, {n} pairs": TwoBranches(run, PairsOf(pairs, read), n)
+        for name, read in sources.items()
+    }
     steps = endless_steps(run)
     return {"ours": lambda: next(steps), "bare encoder": bare}, rivals
 
