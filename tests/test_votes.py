@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 from sklearn.gaussian_process.kernels import RBF
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from threadpoolctl import ThreadpoolController
 
 from isic_siamese import votes
 from isic_siamese.arrays import Bools, Embeddings
@@ -107,6 +109,25 @@ def test_few_voters_answer_as_all_do_and_what_is_learned_from_half_is_nearly_the
         scores.append(learned.scores(asked, references))
     np.testing.assert_allclose(scores[1], scores[0], atol=0.05)
     assert np.corrcoef(scores[2], scores[0])[0, 1] > 0.98
+
+
+@pytest.mark.parametrize(("threads", "used"), [(6, 4), (3, 3)])
+def test_learning_takes_few_threads_and_gives_back_the_others(
+    threads: int, used: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matrices = ThreadpoolController().select(user_api="blas")
+    seen: list[set[int]] = []
+    fit = LogisticRegression.fit
+
+    def counting(*args: object, **options: object) -> object:
+        seen.append({library.num_threads for library in matrices.lib_controllers})
+        return fit(*args, **options)
+
+    monkeypatch.setattr(LogisticRegression, "fit", counting)
+    with matrices.limit(limits=threads):
+        fit_votes(*clusters(30))
+        assert {library.num_threads for library in matrices.lib_controllers} == {threads}
+    assert seen == [{used}]
 
 
 def test_references_of_one_class_and_missing_labels_are_refused() -> None:

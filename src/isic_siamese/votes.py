@@ -6,13 +6,17 @@ that only repeats its neighbours gets a small vote, one that speaks for a region
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import solve_triangular
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import ThreadpoolController
 
 from isic_siamese.arrays import Bools, Embeddings, Floats
 from isic_siamese.files import write_json, write_npy
@@ -21,6 +25,7 @@ TEMPERATURE, PENALTY = 0.1, 0.3  # where no others are given
 LEARNED, VOTERS = 8192, 1024  # references, at most, that are learned from, and of these, that have a vote
 CHUNK = 4_000_000  # distances held at a time: 32 MB, whatever the size of the release
 VOTES_NPY, VOTES_JSON = "votes.npy", "votes.json"
+THREADS = 4  # of the matrix library, at most: with 16, matrices of this size take longer
 JITTER = 1e-6  # on the diagonal of a kernel whose references may be equal
 
 
@@ -84,17 +89,18 @@ def fit_votes(
         raise ValueError(f"wanted references of both classes and a label for each, got {len(malignant)} labels")
     learned = _spread(malignant, LEARNED)
     voters = learned[_spread(malignant[learned], VOTERS)]
-    among = _kernel(references[voters], references[voters], temperature)
-    root = np.linalg.cholesky(among + JITTER * np.eye(len(voters)))
-    # In these coordinates of the kernel's space (Nystrom's) the regression is an ordinary linear one.
-    features = solve_triangular(root, _kernel(references[voters], references[learned], temperature), lower=True).T
     labels = malignant[learned]
     n_of_label = np.bincount(labels, minlength=2)
     sample_weight = n_of_label.min() / n_of_label[labels.astype(np.int64)]
     model = LogisticRegression(C=1 / penalty, solver="newton-cholesky", tol=1e-8, max_iter=100)
-    model.fit(features, labels, sample_weight=sample_weight)
     weights = np.zeros(len(references))
-    weights[voters] = solve_triangular(root.T, model.coef_[0])
+    with _few_threads():
+        among = _kernel(references[voters], references[voters], temperature)
+        root = np.linalg.cholesky(among + JITTER * np.eye(len(voters)))
+        # In these coordinates of the kernel's space (Nystrom's) the regression is an ordinary linear one.
+        features = solve_triangular(root, _kernel(references[voters], references[learned], temperature), lower=True).T
+        model.fit(features, labels, sample_weight=sample_weight)
+        weights[voters] = solve_triangular(root.T, model.coef_[0])
     return Votes(weights, float(model.intercept_[0]), temperature)
 
 
@@ -107,6 +113,19 @@ def vote_scores(
 ) -> Floats:
     """Return the scores `(N,)` of `asked` `(N, D)` by votes that are learned from the references; see `fit_votes`."""
     return fit_votes(references, malignant, temperature, penalty).scores(asked, references)
+
+
+@contextmanager
+def _few_threads() -> Iterator[None]:
+    """Have the matrix library use at most `THREADS` threads while the block runs."""
+    threads = max((library.num_threads for library in _matrix_library().lib_controllers), default=1)
+    with _matrix_library().limit(limits=min(threads, THREADS)):
+        yield
+
+
+@cache
+def _matrix_library() -> ThreadpoolController:
+    return ThreadpoolController().select(user_api="blas")
 
 
 def _spread(malignant: Bools, most: int) -> npt.NDArray[np.int64]:
