@@ -56,13 +56,27 @@ def pool_rows(
 
     Of more than one orientation the mean, as in `embed`; with a `task`, a progress bar names it.
     """
-    encoder.eval()
     features = encoder.centre.new_empty(len(rows), len(encoder.centre))
-    size = max(1, encoder.batch_size // orientations)
-    batches = shards.batches(rows, size, task)
-    for part, batch in zip(torch.split(features, size), batches, strict=True):
-        part.copy_(_mean_of_orientations(encoder, encoder.features, batch, orientations))
+    pool_into(features, np.arange(len(rows)), encoder, shards, rows, orientations, task)
     return features
+
+
+@torch.no_grad()
+def pool_into(
+    features: Tensor,
+    places: npt.NDArray[np.int64],
+    encoder: SiameseEncoder,
+    shards: Shards,
+    rows: npt.NDArray[np.int64],
+    orientations: int = 1,
+    task: str | None = None,
+) -> None:
+    """Pool as `pool_rows` does, into the rows of `features` `(M, F)` at `places` `(N,)`."""
+    encoder.eval()
+    size = max(1, encoder.batch_size // orientations)
+    parts = torch.split(torch.from_numpy(places).to(features.device), size)
+    for part, batch in zip(parts, shards.batches(rows, size, task), strict=True):
+        features[part] = _mean_of_orientations(encoder, encoder.features, batch, orientations)
 
 
 def _mean_of_orientations(

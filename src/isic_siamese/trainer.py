@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from isic_siamese import ranks
 from isic_siamese.augment import N_DRAWS, AugmentParams, augment
 from isic_siamese.devices import be_deterministic, explaining_out_of_memory, pick_device
-from isic_siamese.embedding import embed, pool_rows
+from isic_siamese.embedding import embed, pool_into, pool_rows
 from isic_siamese.encoder import build_encoder
 from isic_siamese.errors import ParamsError, TrainingError
 from isic_siamese.image_source import ImageSource, fits, to_device
@@ -30,6 +30,7 @@ from isic_siamese.steps import Step, cut_steps
 from isic_siamese.training_data import TrainingData, TrainParams, check_classes, training_key
 from isic_siamese.votes import vote_scores
 
+PROJECTED = 4096  # images whose features are copied at a time, 41 MB
 STANDARDISED = 1024  # training images, at most, by which the features are standardised
 BACKBONE_RATE = 0.1  # learning rate of pretrained layers, as a part of that of the new ones
 LOGIT_SCALE = 10  # of unit embeddings; without it a logit would need weights that few epochs do not reach
@@ -110,10 +111,9 @@ class Trainer:
             self.encoder.standardise(pool_rows(self.encoder, data.shards, _some(data.train_rows)))
             return None
         rows = np.concatenate([data.train_rows, data.val_rows])
+        features = self.encoder.centre.new_zeros(len(data.shards), len(self.encoder.centre))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            pooled = pool_rows(self.encoder, data.shards, rows, task="features")
-        features = pooled.new_zeros(len(data.shards), pooled.shape[1])
-        features[torch.from_numpy(rows).to(self.device)] = pooled
+            pool_into(features, rows, self.encoder, data.shards, rows, task="features")
         self.encoder.standardise(features[torch.from_numpy(_some(data.train_rows)).to(self.device)])
         return features
 
@@ -259,9 +259,10 @@ class Trainer:
     def _embed(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Embed the images at `rows`, each process its share of them."""
         if self.features is not None:
+            parts = torch.split(torch.from_numpy(rows).to(self.device), PROJECTED)
             with torch.inference_mode():
-                known = self.features[torch.from_numpy(rows).to(self.device)]
-                return np.asarray(self.encoder.project(known).cpu().numpy(), np.float32)
+                embedded = [self.encoder.project(self.features[part]).cpu().numpy() for part in parts]
+            return np.concatenate(embedded)
         part = torch.from_numpy(rows[ranks.share(len(rows))])
         starts = range(0, len(part), self.encoder.batch_size)
         own = embed(self.encoder, (self.images.take(part[i : i + self.encoder.batch_size]) for i in starts))
