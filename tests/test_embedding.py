@@ -39,4 +39,8 @@ def test_pooled_features_of_eight_orientations_are_their_mean_and_come_in_order(
         expected = torch.stack([encoder.features(torch.from_numpy(way.copy())) for way in ways]).mean(dim=0)
     rows = np.array([4, 0, 3])
     np.testing.assert_allclose(pool_rows(encoder, shards, rows, 8), expected[rows], atol=1e-5)
+    by_row = pool_rows(encoder, shards, rows, 8, by_row=True)
+    np.testing.assert_allclose(by_row[rows], expected[rows], atol=1e-5)
+    others = np.setdiff1d(np.arange(len(shards)), rows)
+    assert len(others) and not by_row[others].any()
     np.testing.assert_allclose(embed_rows(encoder, shards, rows, 8), embed(encoder, [images[rows]], 8), atol=1e-5)

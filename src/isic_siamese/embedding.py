@@ -51,32 +51,21 @@ def pool_rows(
     rows: npt.NDArray[np.int64],
     orientations: int = 1,
     task: str | None = None,
+    by_row: bool = False,
 ) -> Tensor:
     """Return the features that the encoder pools from the images at `rows` `(N,)`, float32 `(N, F)`, on its device.
 
-    Of more than one orientation the mean, as in `embed`; with a `task`, a progress bar names it.
+    Of more than one orientation the mean, as in `embed`; with a `task`, a progress bar names it. Where `by_row`, those
+    of every image of the shards, in their order, with zeros for images that are not at `rows`.
     """
-    features = encoder.centre.new_empty(len(rows), len(encoder.centre))
-    pool_into(features, np.arange(len(rows)), encoder, shards, rows, orientations, task)
-    return features
-
-
-@torch.no_grad()
-def pool_into(
-    features: Tensor,
-    places: npt.NDArray[np.int64],
-    encoder: SiameseEncoder,
-    shards: Shards,
-    rows: npt.NDArray[np.int64],
-    orientations: int = 1,
-    task: str | None = None,
-) -> None:
-    """Pool as `pool_rows` does, into the rows of `features` `(M, F)` at `places` `(N,)`."""
     encoder.eval()
+    features = encoder.centre.new_zeros(len(shards) if by_row else len(rows), len(encoder.centre))
+    places = torch.from_numpy(rows if by_row else np.arange(len(rows))).to(features.device)
     size = max(1, encoder.batch_size // orientations)
-    parts = torch.split(torch.from_numpy(places).to(features.device), size)
-    for part, batch in zip(parts, shards.batches(rows, size, task), strict=True):
+    batches = shards.batches(rows, size, task)
+    for part, batch in zip(torch.split(places, size), batches, strict=True):
         features[part] = _mean_of_orientations(encoder, encoder.features, batch, orientations)
+    return features
 
 
 def _mean_of_orientations(

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from isic_siamese import ranks
 from isic_siamese.augment import N_DRAWS, AugmentParams, augment
 from isic_siamese.devices import be_deterministic, explaining_out_of_memory, pick_device
-from isic_siamese.embedding import embed, pool_into, pool_rows
+from isic_siamese.embedding import embed, pool_rows
 from isic_siamese.encoder import build_encoder
 from isic_siamese.errors import ParamsError, TrainingError
 from isic_siamese.image_source import ImageSource, fits, to_device
@@ -111,9 +111,8 @@ class Trainer:
             self.encoder.standardise(pool_rows(self.encoder, data.shards, _some(data.train_rows)))
             return None
         rows = np.concatenate([data.train_rows, data.val_rows])
-        features = self.encoder.centre.new_zeros(len(data.shards), len(self.encoder.centre))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            pool_into(features, rows, self.encoder, data.shards, rows, task="features")
+            features = pool_rows(self.encoder, data.shards, rows, task="features", by_row=True)
         self.encoder.standardise(features[torch.from_numpy(_some(data.train_rows)).to(self.device)])
         return features
 
