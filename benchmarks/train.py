@@ -37,7 +37,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from benchmarks.decode import draw_official_mix
 from benchmarks.train_run import ISIC_IMAGES, draw_shards, make_trainer, report_run
 from isic_siamese.augment import N_DRAWS, augment
-from isic_siamese.losses import contrastive_loss, pair_distances
+from isic_siamese.losses import contrastive_loss
 from isic_siamese.pairs import PairsParams, draw_pairs
 from isic_siamese.params import Params
 from isic_siamese.release import TRAIN_ZIP
@@ -107,7 +107,8 @@ class TwoBranches:
         left, right, same = (part.to(run.device, non_blocking=True) for part in next(self.batches))
         with torch.autocast(run.device.type, torch.bfloat16, enabled=run.bfloat16):
             embeddings = run.encoder(left), run.encoder(right)
-        finish_step(run, contrastive_loss(pair_distances(*embeddings), same, run.margin))
+        distances = torch.nn.functional.pairwise_distance(*embeddings)
+        finish_step(run, contrastive_loss(distances, same, run.margin).mean())
 
 
 def finish_step(run: Trainer, loss: Tensor) -> None:
@@ -144,11 +145,16 @@ def middle(run: Trainer) -> int:
     return len(run.steps) // 2
 
 
+def pairs_per_step(run: Trainer) -> int:
+    """Return how many pairs that step has."""
+    return int(run.data.pairs["block"].value_counts(sort=False).sort_index().iloc[middle(run)])
+
+
 def parts_of_a_step(run: Trainer) -> dict[str, Loop]:
     """Return what a step does beside the encoder, each by itself."""
     step = run.steps[middle(run)]
     copies = run.images.take(step.rows[step.n_plain :])
-    draws = torch.rand(len(copies), N_DRAWS, device=run.device)
+    draws = torch.rand(len(copies), N_DRAWS)
     embeddings = torch.nn.functional.normalize(torch.randn(len(step.rows), run.params.embedding_dim)).to(run.device)
     embeddings.requires_grad_()
     return {
@@ -173,7 +179,7 @@ def make_loops(run: Trainer, jpegs: list[bytes]) -> tuple[dict[str, Loop], dict[
         "JPEGs": decoder(jpegs, shards.image_px),
         "our shards": lambda row: shards.images(np.array([row]))[0],
     }
-    n = len(run.steps[middle(run)].same) if run.device.type == "cuda" else PAIRS
+    n = pairs_per_step(run) if run.device.type == "cuda" else PAIRS
     rivals = {
         f"two branches from {name}, {n} pairs": TwoBranches(run, PairsOf(pairs, read), n)
         for name, read in sources.items()
@@ -228,8 +234,7 @@ def ratio(seconds: dict[str, list[float]], over: str, under: str) -> float:
 
 def speed_tables(run: Trainer, seconds: dict[str, list[float]]) -> list[str]:
     """Return the tables of speed as Markdown."""
-    step_of_ours = run.steps[middle(run)]
-    n_images, most = len(step_of_ours.rows), len(step_of_ours.same)
+    n_images, most = len(run.steps[middle(run)].rows), pairs_per_step(run)
     lines = ["| loop | pairs/s | images/s through the encoder | ours, pairs/s |", "|---|---:|---:|---:|"]
     for name in (name for name in seconds if name == "ours" or name.startswith("two branches")):
         n_pairs = most if name == "ours" else int(name.split()[-2])

@@ -11,30 +11,36 @@ from pytorch_metric_learning.reducers import DoNothingReducer
 from isic_siamese.losses import (
     contrastive_loss,
     cross_entropy_loss,
-    pair_distances,
+    distance_matrix,
     supervised_contrastive_loss,
     triplet_loss,
 )
 
 
-def on_the_circle(degrees: list[float]) -> torch.Tensor:
-    angles = torch.deg2rad(torch.tensor(degrees, dtype=torch.float64))
+def on_the_circle(degrees: list[float] | torch.Tensor) -> torch.Tensor:
+    angles = torch.deg2rad(torch.as_tensor(degrees, dtype=torch.float64))
     return torch.stack([angles.cos(), angles.sin()], dim=1)
 
 
 def test_distances_of_points_at_known_angles() -> None:
-    left, right = on_the_circle([0, 0, 0, 0]), on_the_circle([0, 60, 90, 180])
-    expected = torch.tensor(
-        [1e-6, 1.0, math.sqrt(2), 2.0], dtype=torch.float64
-    )  # a floor of 1e-6 keeps the slope finite
-    torch.testing.assert_close(pair_distances(left, right), expected)
+    expected = torch.tensor([1e-6, 1.0, math.sqrt(2), 2.0], dtype=torch.float64)  # the floor keeps the slope finite
+    distances = distance_matrix(on_the_circle([0, 60, 90, 180]))
+    torch.testing.assert_close(distances[0], expected)
+    assert torch.equal(distances, distances.T)
+
+
+def test_distances_of_many_views_are_those_of_a_slow_loop() -> None:
+    embeddings, _ = views()
+    slow = [[math.dist(a, b) for b in embeddings.tolist()] for a in embeddings.tolist()]
+    torch.testing.assert_close(distance_matrix(embeddings), torch.tensor(slow), rtol=0, atol=1e-3)  # 0 on the diagonal
+    apart = ~torch.eye(len(slow), dtype=torch.bool)
+    torch.testing.assert_close(distance_matrix(embeddings)[apart], torch.tensor(slow)[apart], rtol=0, atol=1e-6)
 
 
 def test_loss_of_pairs_worked_out_by_hand() -> None:
     distances = torch.tensor([1.0, 0.5, 0.5, 1.5])
     same = torch.tensor([True, True, False, False])
-    # 1/2 (1 + 0.25 + (1 - 0.5)^2 + 0) / 4
-    assert contrastive_loss(distances, same, margin=1.0).item() == pytest.approx(0.1875)
+    assert contrastive_loss(distances, same, margin=1.0).tolist() == [0.5, 0.125, 0.125, 0.0]
 
 
 @settings(deadline=None, max_examples=50, derandomize=True)
@@ -43,28 +49,38 @@ def test_loss_of_pairs_worked_out_by_hand() -> None:
     margin=st.floats(0.1, 2),
 )
 def test_loss_agrees_with_a_slow_loop(pairs: list[tuple[float, bool]], margin: float) -> None:
-    slow = sum(d * d / 2 if same else max(0.0, margin - d) ** 2 / 2 for d, same in pairs) / len(pairs)
+    slow = [d * d / 2 if same else max(0.0, margin - d) ** 2 / 2 for d, same in pairs]
     distances = torch.tensor([d for d, _ in pairs], dtype=torch.float64)
     fast = contrastive_loss(distances, torch.tensor([same for _, same in pairs]), margin)
-    assert fast.item() == pytest.approx(slow, abs=1e-12)
+    assert fast.tolist() == pytest.approx(slow, abs=1e-12)
 
 
 def test_a_step_down_the_gradient_pulls_same_pairs_together_and_pushes_different_ones_apart() -> None:
-    left = on_the_circle([0.0, 0.0]).requires_grad_()
-    right = on_the_circle([30.0, 30.0])
-    same = torch.tensor([True, False])
-    before = pair_distances(left, right)
-    contrastive_loss(before, same, margin=1.0).backward()  # type: ignore[no-untyped-call]
-    assert left.grad is not None
-    after = pair_distances(left.detach() - 0.01 * left.grad, right)
-    assert after[0] < before[0] and after[1] > before[1]
+    for same in (True, False):
+        degrees = torch.tensor([0.0, 30.0], requires_grad=True)
+        before = distance_matrix(on_the_circle(degrees))[0, 1]
+        contrastive_loss(before, torch.tensor(same), margin=1.0).backward()  # type: ignore[no-untyped-call]
+        assert degrees.grad is not None
+        after = distance_matrix(on_the_circle(degrees.detach() - 100 * degrees.grad))[0, 1]
+        assert after < before if same else after > before
 
 
 def test_equal_embeddings_have_a_finite_gradient() -> None:
-    left = on_the_circle([0.0, 0.0]).requires_grad_()
-    loss = contrastive_loss(pair_distances(left, left.detach().clone()), torch.tensor([True, False]), margin=1.0)
-    loss.backward()  # type: ignore[no-untyped-call]
-    assert left.grad is not None and left.grad.isfinite().all()
+    embeddings = on_the_circle([0.0, 0.0, 90.0]).requires_grad_()
+    same = torch.tensor([[True, False, True]]).expand(3, -1)
+    contrastive_loss(distance_matrix(embeddings), same, margin=1.0).sum().backward()  # type: ignore[no-untyped-call]
+    assert embeddings.grad is not None and embeddings.grad.isfinite().all()
+
+
+def test_gradients_on_the_sphere_are_those_of_the_distances_of_the_pairs_themselves() -> None:
+    embeddings, malignant = views()
+    same, found = malignant[:, None] == malignant[None], []
+    for distances in (distance_matrix, lambda points: torch.cdist(points, points)):
+        raw = (3 * embeddings).requires_grad_()
+        losses = contrastive_loss(distances(torch.nn.functional.normalize(raw, dim=1)), same, margin=1.0)
+        losses.mean().backward()  # type: ignore[no-untyped-call]
+        found.append(raw.grad)
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-8)
 
 
 def views(n: int = 12, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -78,17 +94,12 @@ def test_contrastive_loss_agrees_with_pytorch_metric_learning() -> None:
     embeddings, malignant = views()
     i, j = torch.triu_indices(12, 12, 1)
     same = malignant[i] == malignant[j]
-    distances = pair_distances(embeddings[i], embeddings[j])
-    ours = contrastive_loss(distances, same, margin=1.0)
-    squared = 0.5 * torch.where(same, distances, (1 - distances).clamp_min(0)) ** 2
+    ours = contrastive_loss(distance_matrix(embeddings)[i, j], same, margin=1.0)
     theirs = oracle.ContrastiveLoss(pos_margin=0, neg_margin=1.0, reducer=DoNothingReducer())
     parts = theirs(embeddings, malignant.long())
-    assert (0.5 * parts["pos_loss"]["losses"] ** 2).mean().item() == pytest.approx(
-        squared[same].mean().item(), rel=1e-5
-    )
+    assert (0.5 * parts["pos_loss"]["losses"] ** 2).mean().item() == pytest.approx(ours[same].mean().item(), rel=1e-5)
     negative = 0.5 * parts["neg_loss"]["losses"] ** 2
-    assert negative.mean().item() == pytest.approx(squared[~same].mean().item(), rel=1e-5)
-    assert ours.item() == pytest.approx(squared.mean().item())
+    assert negative.mean().item() == pytest.approx(ours[~same].mean().item(), rel=1e-5)
 
 
 def test_triplet_loss_agrees_with_pytorch_metric_learning_and_a_slow_loop() -> None:

@@ -1,5 +1,6 @@
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 
 from isic_siamese.pairs import COLUMNS
@@ -11,5 +12,14 @@ def test_a_pair_index_in_any_order_trains_on_the_same_pairs() -> None:
     first, second = cut_steps(pairs, np.arange(10) == 9, torch.device("cpu"))
     assert first.rows.tolist() == [5, 9, 9] and first.n_plain == 1
     assert first.malignant.tolist() == [False, True, True]
-    assert first.left.tolist() == [0, 1] and first.right.tolist() == [2, 0]
-    assert second.rows.tolist() == [5, 7] and second.same.tolist() == [True]
+    assert first.weights.tolist() == [[0, 0, 0.5], [0.5, 0, 0], [0, 0, 0]] and not first.same.any()
+    assert second.rows.tolist() == [5, 7]
+    assert second.weights.tolist() == [[0, 1], [0, 0]] and second.same[0, 1]
+
+
+def test_a_pair_that_is_there_twice_weighs_twice_as_much() -> None:
+    pairs = pd.DataFrame(
+        [[0, 5, 9, 0, 0, 0], [0, 5, 7, 0, 0, 1], [0, 5, 9, 0, 0, 0], [0, 5, 7, 0, 0, 1]], columns=COLUMNS
+    )
+    (step,) = cut_steps(pd.concat([pairs, pairs.iloc[:1]]), np.arange(10) == 9, torch.device("cpu"))
+    assert step.weights[0].tolist() == pytest.approx([0, 0.4, 0.6])

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
+from isic_siamese.devices import to_device
 from isic_siamese.params import Section
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as torchvision's rgb_to_grayscale
@@ -56,48 +57,66 @@ def augment(images: Tensor, draws: Tensor, params: AugmentParams) -> Tensor:
 
     Args:
         images: uint8 RGB `(N, S, S, 3)`.
-        draws: uniform in [0, 1), float32 `(N, N_DRAWS)`, on the same device.
+        draws: uniform in [0, 1), float32 `(N, N_DRAWS)`, in host memory.
         params: how likely and how strong.
     """
-    turned = _turn(images, draws[:, :2], params)
-    moved = _move(turned, draws[:, 6:], params) if params.resamples else turned
-    spread = 2 * draws - 1
-    brightness = torch.exp(spread[:, 2] * params.brightness)
-    contrast = torch.exp(spread[:, 3] * params.contrast)
-    saturation = torch.exp(spread[:, 4] * params.saturation)
-    angle = spread[:, 5] * params.hue * 2 * math.pi
-    return _recolour(moved, brightness, contrast, _chroma_matrix(saturation, angle))
+    # What is small is worked out on the host, and sent at once: a GPU takes as long to start on it as on all pixels.
+    plan = [_symmetry(draws[:, :2], params), _colours(draws[:, 2:6], params)]
+    if params.resamples:
+        plan.append(_motion(draws[:, 6:], params))
+    n_columns = [part.shape[1] for part in plan]
+    symmetry, colours, *motion = torch.split(to_device(torch.cat(plan, dim=1), images.device), n_columns, dim=1)
+    turned = _turn(images, symmetry)
+    return _recolour(_move(turned, *motion) if motion else turned, colours)
 
 
-def _turn(images: Tensor, draws: Tensor, params: AugmentParams) -> Tensor:
-    """Apply one of the eight symmetries of the square: transpose, then mirror along either axis."""
+def _symmetry(draws: Tensor, params: AugmentParams) -> Tensor:
+    """Return which of the three that make a symmetry of the square are to be done, 0 or 1, `(N, 3)`; see `_turn`."""
     quarter = (draws[:, 0] * 4).long() * (params.rotate == "quarter")
     mirrored = draws[:, 1] < params.flip
-    transpose = quarter % 2 == 1
     upside_down = (quarter == 1) | (quarter == 2)
-    left_right = (quarter >= 2) ^ mirrored
-    for chosen, moved in ((transpose, (1, 2)), (upside_down, (1,)), (left_right, (2,))):
+    return torch.stack([quarter % 2 == 1, upside_down, (quarter >= 2) ^ mirrored], dim=1).float()
+
+
+def _turn(images: Tensor, symmetry: Tensor) -> Tensor:
+    """Transpose, then mirror along either axis, the images that `symmetry` `(N, 3)` has a 1 for."""
+    for chosen, moved in zip(symmetry.bool().view(-1, 3, 1, 1, 1).unbind(1), ((1, 2), (1,), (2,)), strict=True):
         other = images.transpose(*moved) if len(moved) == 2 else images.flip(moved)
-        images = torch.where(chosen.view(-1, 1, 1, 1), other, images)
+        images = torch.where(chosen, other, images)
     return images
 
 
-def _move(images: Tensor, draws: Tensor, params: AugmentParams) -> Tensor:
-    """Turn by any angle, zoom and shift, mirrored at the edge; return float32 `(N, S, S, 3)`."""
+def _motion(draws: Tensor, params: AugmentParams) -> Tensor:
+    """Return the matrices `(N, 6)` by which `_move` turns, zooms and shifts."""
     angle = draws[:, 0] * 2 * math.pi if params.rotate == "any" else torch.zeros_like(draws[:, 0])
     side = torch.exp((2 * draws[:, 1] - 1) * params.scale)  # of the part that is shown
     shift = (2 * draws[:, 2:] - 1) * 2 * params.translate  # the whole side is 2
     cos, sin = side * angle.cos(), side * angle.sin()
-    theta = torch.stack([cos, -sin, shift[:, 0], sin, cos, shift[:, 1]], dim=1).view(-1, 2, 3)
+    return torch.stack([cos, -sin, shift[:, 0], sin, cos, shift[:, 1]], dim=1)
+
+
+def _move(images: Tensor, motion: Tensor) -> Tensor:
+    """Turn by any angle, zoom and shift, mirrored at the edge; return float32 `(N, S, S, 3)`."""
     pixels = images.permute(0, 3, 1, 2).float()
-    grid = affine_grid(theta, list(pixels.shape), align_corners=False)
+    grid = affine_grid(motion.view(-1, 2, 3), list(pixels.shape), align_corners=False)
     moved = grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
     return moved.permute(0, 2, 3, 1)
 
 
+def _colours(draws: Tensor, params: AugmentParams) -> Tensor:
+    """Return `(N, 12)`: the matrix by which an image's colours are multiplied, and what of its mean colour is added."""
+    strength = torch.tensor([params.brightness, params.contrast, params.saturation, params.hue * 2 * math.pi])
+    spread = (2 * draws - 1) * strength
+    brightness, contrast, saturation = torch.exp(spread[:, :3]).unbind(1)
+    chroma = _chroma_matrix(saturation, spread[:, 3])
+    matrix = (brightness * contrast).view(-1, 1, 1) * chroma
+    of_mean = (brightness * (1 - contrast))[:, None] * torch.tensor(LUMA)
+    return torch.cat([matrix.transpose(1, 2).flatten(1), of_mean], dim=1)
+
+
 def _chroma_matrix(saturation: Tensor, angle: Tensor) -> Tensor:
     """Return `(N, 3, 3)` that stretch colours from grey and turn them about the grey axis; greys stay as they are."""
-    to_yiq, from_yiq = _constants(angle.device)
+    to_yiq, from_yiq = _yiq()
     cos, sin = saturation * angle.cos(), saturation * angle.sin()
     zero, one = torch.zeros_like(angle), torch.ones_like(angle)
     turn = torch.stack([one, zero, zero, zero, cos, -sin, zero, sin, cos], dim=1).view(-1, 3, 3)
@@ -105,17 +124,15 @@ def _chroma_matrix(saturation: Tensor, angle: Tensor) -> Tensor:
 
 
 @cache
-def _constants(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the matrix from RGB to YIQ and its inverse, made once: making them makes the host wait for the device."""
+def _yiq() -> tuple[Tensor, Tensor]:
+    """Return the matrix from RGB to YIQ, and its inverse."""
     to_yiq = torch.tensor([LUMA, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)])
-    return to_yiq.to(device), torch.linalg.inv(to_yiq).to(device)
+    return to_yiq, torch.linalg.inv(to_yiq)
 
 
-def _recolour(images: Tensor, brightness: Tensor, contrast: Tensor, chroma: Tensor) -> Tensor:
-    """Scale brightness, stretch contrast about the image's mean grey, then apply `chroma`; round to uint8."""
+def _recolour(images: Tensor, colours: Tensor) -> Tensor:
+    """Scale brightness, stretch contrast about the image's mean grey, and turn colours, as `_colours` has it; round."""
     pixels = images.flatten(1, 2).float()
-    grey = (pixels.mean(dim=1) * _constants(images.device)[0][0]).sum(dim=1)
-    matrix = (brightness * contrast).view(-1, 1, 1) * chroma
-    offset = (brightness * (1 - contrast) * grey).view(-1, 1, 1)
-    recoloured = torch.baddbmm(offset, pixels, matrix.transpose(1, 2))
+    offset = (pixels.mean(dim=1) * colours[:, 9:]).sum(dim=1).view(-1, 1, 1)
+    recoloured = torch.baddbmm(offset, pixels, colours[:, :9].view(-1, 3, 3))
     return recoloured.round_().clamp_(0, 255).to(torch.uint8).view(images.shape)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from isic_siamese.errors import TrainingError
 
@@ -42,6 +43,11 @@ def explaining_out_of_memory() -> Iterator[None]:
             f"training: out of memory on {pick_device()}: {error}; see what else is in it, or lower "
             "pairs.views_per_block with pairs.pairs_per_block, or shards.image_px"
         ) from None
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return `tensor` on `device` without making the host wait, as a copy from memory that is not pinned may."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def make_blocks_cheap() -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from isic_siamese.devices import to_device
 from isic_siamese.shards import Shards
 
 CHUNK = 1024  # images on their way to the device
@@ -16,11 +17,6 @@ def fits(shards: Shards, device: torch.device) -> bool:
         return False
     free, _ = torch.cuda.mem_get_info(device)
     return len(shards) * 3 * shards.image_px**2 <= MOST * free
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return `tensor` on `device` without making the host wait, as a copy from memory that is not pinned may."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 class ImageSource:

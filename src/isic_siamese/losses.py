@@ -5,34 +5,36 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def pair_distances(left: Tensor, right: Tensor) -> Tensor:
-    """Return the Euclidean distances `(P,)` of two sets of embeddings `(P, D)`; in [0, 2] where they have unit length.
+def distance_matrix(embeddings: Tensor) -> Tensor:
+    """Return the Euclidean distance of each of the embeddings `(V, D)`, unit length, to each, `(V, V)` in [0, 2].
 
-    >>> pair_distances(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
-    tensor([1.4142])
+    All pairs of a step in one product of matrices: on the unit sphere the squared distance is 2 - 2 cos.
+
+    >>> distance_matrix(torch.eye(2))[0, 1]
+    tensor(1.4142)
     """
-    squared = (left - right).square().sum(dim=1)
+    squared = torch.rsub(embeddings @ embeddings.T, 2, alpha=2)
     # The slope of a square root is infinite at zero; equal embeddings must not turn the gradient into NaN.
     return squared.clamp_min(1e-12).sqrt()
 
 
 def contrastive_loss(distances: Tensor, same: Tensor, margin: float) -> Tensor:
-    """Return the mean contrastive loss of pairs, a scalar.
+    """Return the contrastive loss of each pair, in the shape of `distances`.
 
     A same pair costs half its squared distance; a different one half the square of what it lacks to `margin`, and
     nothing beyond: equation 4 of Hadsell, Chopra and LeCun, "Dimensionality Reduction by Learning an Invariant
     Mapping", CVPR 2006, doi 10.1109/CVPR.2006.100, where Y = 0 marks a same pair.
 
     Args:
-        distances: `(P,)`, at least 0.
-        same: bool `(P,)`.
+        distances: at least 0, of any shape.
+        same: bool, likewise.
         margin: the distance at which a different pair is far enough.
 
     >>> contrastive_loss(torch.tensor([0.6, 0.6]), torch.tensor([True, False]), margin=1.0)
-    tensor(0.1300)
+    tensor([0.1800, 0.0800])
     """
     lack = (margin - distances).clamp_min(0)
-    return 0.5 * torch.where(same, distances, lack).square().mean()
+    return 0.5 * torch.where(same, distances, lack).square()
 
 
 def triplet_loss(embeddings: Tensor, malignant: Tensor, margin: float) -> Tensor:
@@ -43,11 +45,11 @@ def triplet_loss(embeddings: Tensor, malignant: Tensor, margin: float) -> Tensor
     the triplets that are right already, as Hermans, Beyer and Leibe (2017) advise.
 
     Args:
-        embeddings: `(V, D)`.
+        embeddings: unit length, `(V, D)`.
         malignant: the class of each, bool `(V,)`.
         margin: as a distance.
     """
-    distances = (embeddings[:, None] - embeddings[None]).square().sum(dim=2).clamp_min(1e-12).sqrt()
+    distances = distance_matrix(embeddings)
     alike = malignant[:, None] == malignant[None]
     positive = alike & ~torch.eye(len(malignant), dtype=torch.bool, device=malignant.device)
     cost = (distances[:, :, None] - distances[:, None, :] + margin).clamp_min(0)  # anchor, positive, negative

@@ -17,24 +17,22 @@ class Step:
         rows: the image of each view, int64 `(V,)`; in host memory, the rest on the device.
         n_plain: how many of the views, which come first, are images as they are; the others are extra copies.
         malignant: whether it shows melanoma, bool `(V,)`.
-        left: the view on the left of each pair, an index into `rows`, int64 `(P,)`.
-        right: likewise.
-        same: whether both are of one class, bool `(P,)`.
+        same: whether two views are of one class, where they are a pair, bool `(V, V)`, the left one's row first.
+        weights: of each pair, its share of the step's pairs, float32 `(V, V)`; 0 where two views are no pair.
     """
 
     rows: Tensor
     n_plain: int
     malignant: Tensor
-    left: Tensor
-    right: Tensor
     same: Tensor
+    weights: Tensor
 
 
 def cut_steps(pairs: pd.DataFrame, malignant: npt.NDArray[np.bool_], device: torch.device) -> list[Step]:
     """Make a step of each block of `pairs`, so that the encoder sees each distinct view of a step once.
 
-    With the default block of 1,024 pairs among 64 views that is 64 forward passes instead of 2,048. Right for any pair
-    index; that few views share the pairs of a block only makes it fast.
+    With the default block of 1,024 pairs among 64 views that is 64 forward passes instead of 2,048, and one product of
+    matrices for all distances. Right for any pair index; that few views share the pairs of a block only makes it fast.
     """
     labels = torch.from_numpy(malignant)
     steps = []
@@ -44,7 +42,8 @@ def cut_steps(pairs: pd.DataFrame, malignant: npt.NDArray[np.bool_], device: tor
         ends = torch.stack([torch.cat([left_view, right_view]), torch.cat([left, right])], dim=1)
         views, inverse = torch.unique(ends, dim=0, return_inverse=True)  # sorted by view, so that copies come last
         rows = views[:, 1].contiguous()
-        fields = (labels[rows], inverse[: len(part)], inverse[len(part) :], same.bool())
-        n_plain = int((views[:, 0] == 0).sum())
-        steps.append(Step(rows, n_plain, *(field.contiguous().to(device) for field in fields)))
+        n_plain, at, side = int((views[:, 0] == 0).sum()), inverse.view(2, -1).unbind(), (len(rows), len(rows))
+        alike = torch.zeros(side, dtype=torch.bool).index_put(at, same.bool())
+        weights = torch.zeros(side).index_put(at, torch.tensor(1 / len(part)), accumulate=True)
+        steps.append(Step(rows, n_plain, *(field.to(device) for field in (labels[rows], alike, weights))))
     return steps

@@ -14,15 +14,15 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from isic_siamese import ranks
 from isic_siamese.augment import N_DRAWS, AugmentParams, augment
-from isic_siamese.devices import be_deterministic, explaining_out_of_memory, pick_device
+from isic_siamese.devices import be_deterministic, explaining_out_of_memory, pick_device, to_device
 from isic_siamese.embedding import embed, pool_rows
 from isic_siamese.encoder import build_encoder
 from isic_siamese.errors import ParamsError, TrainingError
-from isic_siamese.image_source import ImageSource, fits, to_device
+from isic_siamese.image_source import ImageSource, fits
 from isic_siamese.losses import (
     contrastive_loss,
     cross_entropy_loss,
-    pair_distances,
+    distance_matrix,
     supervised_contrastive_loss,
     triplet_loss,
 )
@@ -198,7 +198,7 @@ class Trainer:
         """Return the features of the images at `rows` `(V,)`, augmented but for the first `n_plain`."""
         images = self.images.take(rows)
         if n_plain < len(rows):
-            images[n_plain:] = augment(images[n_plain:], to_device(draws[n_plain:], self.device), self.recipe)
+            images[n_plain:] = augment(images[n_plain:], draws[n_plain:], self.recipe)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             return self.encoder.features(images)
 
@@ -226,8 +226,8 @@ class Trainer:
     def _metric_loss(self, embeddings: Tensor, step: Step) -> Tensor:
         """Return the loss over the step's pairs, or over all its views."""
         if self.params.loss == "contrastive":
-            distances = pair_distances(embeddings[step.left], embeddings[step.right])
-            return contrastive_loss(distances, step.same, self.margin)
+            losses = contrastive_loss(distance_matrix(embeddings), step.same, self.margin)
+            return (step.weights * losses).sum()
         if self.params.loss == "triplet":
             return triplet_loss(embeddings, step.malignant, self.margin)
         return supervised_contrastive_loss(embeddings, step.malignant)
