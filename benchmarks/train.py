@@ -48,6 +48,7 @@ from isic_siamese.training_data import TrainingData
 PAIRS = 32  # of the two-branch loop on a CPU, a step
 JPEGS = 256  # at most, held in memory
 CUDA_STEPS = 3 * AHEAD  # a turn
+WARM_UP = 2  # steps of a turn before its clock starts
 ENDLESS = 10**9  # pairs of a pass of the two-branch loop, so that no turn comes to its end
 
 Loop = Callable[[], object]
@@ -195,10 +196,15 @@ def endless_steps(run: Trainer) -> Iterator[Tensor]:
 
 
 def timed(run: Trainer, loop: Loop, n_steps: int) -> float:
-    """Return the seconds that a step takes, the mean of `n_steps`; on a CPU those of the one core that it has."""
+    """Return the seconds that a step takes, the mean of `n_steps`; on a CPU those of the one core that it has.
+
+    Some steps before them are not counted: after another loop, memory has to be found for blocks of other sizes.
+    """
     wait, clock = (lambda: None), time.process_time
     if run.device.type == "cuda":
         wait, clock = torch.cuda.synchronize, time.perf_counter
+    for _ in range(WARM_UP):
+        loop()
     wait()
     start = clock()
     for _ in range(n_steps):
