@@ -88,7 +88,10 @@ def _hole_free(part: Tensor) -> Tensor:
 def _spread(seed: Tensor, within: Tensor) -> Tensor:
     """Return what can be reached from `seed` inside `within`, both `(N, SIDE, SIDE)`, in `SIDE` steps."""
     for _ in range(SIDE):
-        seed = _dilate(seed) * within
+        reached = _dilate(seed) * within
+        if not seed.is_cuda and torch.equal(reached, seed):  # all is reached; on CUDA to ask would make the host wait
+            break
+        seed = reached
     return seed
 
 
