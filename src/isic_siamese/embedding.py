@@ -1,6 +1,6 @@
 """From images to embeddings or pooled features, in batches, where nothing is learned."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from isic_siamese.encoder import SiameseEncoder
+from isic_siamese.pooling import lesion_regions
 from isic_siamese.shards import Shards
 
 
@@ -70,16 +71,21 @@ def pool_rows(
 
 def _mean_of_orientations(
     encoder: SiameseEncoder,
-    answer: Callable[[Tensor], Tensor],
+    answer: Callable[[Tensor, Tensor], Tensor],
     batch: npt.NDArray[np.uint8] | Tensor,
     orientations: int,
 ) -> Tensor:
-    """Return the mean of what `answer` gives for each orientation of the images `(n, S, S, 3)`."""
-    views = torch.cat(list(_orient(torch.as_tensor(batch, device=encoder.centre.device), orientations)))
-    answers: Tensor = answer(views)
-    return answers.view(orientations, len(batch), -1).mean(dim=0)
+    """Return the mean of what `answer` gives for each orientation of the images `(n, S, S, 3)`.
+
+    The lesion is found once in each image, and turned with it.
+    """
+    images = torch.as_tensor(batch, device=encoder.centre.device)
+    views, regions = _orient(images, orientations, (1, 2)), _orient(lesion_regions(images), orientations, (2, 3))
+    return answer(views, regions).view(orientations, len(batch), -1).mean(dim=0)
 
 
-def _orient(images: Tensor, orientations: int) -> Iterator[Tensor]:
-    for number in range(orientations):
-        yield torch.rot90(images if number < 4 else images.flip(2), number % 4, (1, 2))
+def _orient(images: Tensor, orientations: int, sides: tuple[int, int]) -> Tensor:
+    """Return the orientations, one after the other, of images whose height and width are the dimensions `sides`."""
+    mirrored = images.flip(sides[1])
+    ways = [torch.rot90(images if number < 4 else mirrored, number % 4, sides) for number in range(orientations)]
+    return torch.cat(ways)

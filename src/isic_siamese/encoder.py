@@ -77,17 +77,22 @@ class SiameseEncoder(nn.Module):
         self.register_buffer("centre", torch.zeros(len(weight)))
         self.register_buffer("spread", torch.ones(len(weight)))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Embed uint8 RGB images `(N, H, W, 3)` as float32 `(N, D)`, each row of length 1."""
-        return self.project(self.features(images))
+    def forward(self, images: Tensor, regions: Tensor | None = None) -> Tensor:
+        """Embed images as float32 `(N, D)`, each row of length 1; arguments as in `features`."""
+        return self.project(self.features(images, regions))
 
-    def features(self, images: Tensor) -> Tensor:
-        """Return the pooled feature maps of the stages, first stage first, float32 `(N, F)`."""
+    def features(self, images: Tensor, regions: Tensor | None = None) -> Tensor:
+        """Return the pooled feature maps of the stages, first stage first, float32 `(N, F)`.
+
+        Args:
+            images: uint8 RGB `(N, H, W, 3)`.
+            regions: of the lesions in them, as `lesion_regions` returns them; found here where not given.
+        """
         # NHWC memory seen as NCHW is channels-last, the fast layout, without a copy.
         pixels = images.permute(0, 3, 1, 2).float() * self.scale - self.offset
         maps = self.backbone.forward_intermediates(pixels, indices=list(range(self.stages)), intermediates_only=True)
         with torch.autocast(images.device.type, enabled=False):  # a variance needs all its digits
-            regions = lesion_regions(images)
+            regions = lesion_regions(images) if regions is None else regions
             return torch.cat([pool_regions(stage.to(self.centre.dtype), regions) for stage in maps], dim=1)
 
     def project(self, features: Tensor) -> Tensor:
