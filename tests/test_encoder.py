@@ -107,7 +107,7 @@ def test_an_unknown_tag_is_no_matter_of_size() -> None:
         build_encoder("resnet18.nope", "none", 3, 8, 32)
 
 
-@pytest.mark.parametrize(("image_px", "n_images"), [(64, 32), (128, 8), (256, 2), (1024, 1)])
+@pytest.mark.parametrize(("image_px", "n_images"), [(64, 64), (128, 16), (256, 4), (1024, 1)])
 def test_as_many_pixels_go_through_at_once_whatever_the_size_of_an_image(image_px: int, n_images: int) -> None:
     assert build_encoder("test_efficientnet", "none", 3, 8, image_px).batch_size == n_images
 

@@ -21,7 +21,7 @@ from isic_siamese.same_padding import use_lean_same_padding
 BUNDLED_ENCODER = "tf_efficientnet_lite0"  # the one whose ImageNet weights come inside a package
 # Images of 128x128 that go at once through an encoder that does not learn: on a CPU as many as its caches hold the maps
 # of, on a GPU as many as keep it busy. Fixed, because the last bits of a float sum depend on it.
-CPU_BATCH, GPU_BATCH = 8, 512
+CPU_BATCH, GPU_BATCH = 16, 512
 HEAD_STD = 0.05  # of the first weights and biases of the linear layer
 LEAST_SPREAD = 1e-3  # of a feature that hardly varies, such as that of a dead channel
 
