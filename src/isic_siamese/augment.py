@@ -66,24 +66,31 @@ def augment(images: Tensor, draws: Tensor, params: AugmentParams) -> Tensor:
         plan.append(_motion(draws[:, 6:], params))
     n_columns = [part.shape[1] for part in plan]
     symmetry, colours, *motion = torch.split(to_device(torch.cat(plan, dim=1), images.device), n_columns, dim=1)
-    turned = _turn(images, symmetry)
+    turned = _turn(images, symmetry.squeeze(1).long())
     return _recolour(_move(turned, *motion) if motion else turned, colours)
 
 
 def _symmetry(draws: Tensor, params: AugmentParams) -> Tensor:
-    """Return which of the three that make a symmetry of the square are to be done, 0 or 1, `(N, 3)`; see `_turn`."""
-    quarter = (draws[:, 0] * 4).long() * (params.rotate == "quarter")
-    mirrored = draws[:, 1] < params.flip
-    upside_down = (quarter == 1) | (quarter == 2)
-    return torch.stack([quarter % 2 == 1, upside_down, (quarter >= 2) ^ mirrored], dim=1).float()
+    """Return which of the eight symmetries of the square an image is turned by, a number of `_sources`, `(N, 1)`."""
+    quarter = (draws[:, :1] * 4).floor() * (params.rotate == "quarter")
+    return quarter + 4 * (draws[:, 1:] < params.flip)
 
 
 def _turn(images: Tensor, symmetry: Tensor) -> Tensor:
-    """Transpose, then mirror along either axis, the images that `symmetry` `(N, 3)` has a 1 for."""
-    for chosen, moved in zip(symmetry.bool().view(-1, 3, 1, 1, 1).unbind(1), ((1, 2), (1,), (2,)), strict=True):
-        other = images.transpose(*moved) if len(moved) == 2 else images.flip(moved)
-        images = torch.where(chosen, other, images)
-    return images
+    """Turn each image by the symmetry of that number, `(N,)`."""
+    n, side = images.shape[:2]
+    first = torch.arange(n, dtype=torch.int32, device=images.device)[:, None] * side**2
+    # Whole pixels in one pass, by numbers of 32 bits: on a CPU a quarter of the time of numbers of 64, or of flips.
+    pixels = (_sources(side, images.device)[symmetry] + first).flatten()
+    return images.reshape(-1, 3).index_select(0, pixels).view(images.shape)
+
+
+@cache
+def _sources(side: int, device: torch.device) -> Tensor:
+    """Return where each pixel comes from, int32 `(8, side^2)`: four quarter turns, and their mirror images."""
+    pixels = torch.arange(side**2, dtype=torch.int32, device=device).view(side, side)
+    turns = [pixels.rot90(quarter) for quarter in range(4)]
+    return torch.stack([*turns, *(turned.flip(1) for turned in turns)]).flatten(1)
 
 
 def _motion(draws: Tensor, params: AugmentParams) -> Tensor:
