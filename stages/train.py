@@ -6,6 +6,7 @@ Writes: data/models/, metrics/train.json, metrics/plots/train.csv, metrics/plots
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from isic_siamese import ranks
@@ -13,9 +14,9 @@ from isic_siamese.augment import AugmentParams
 from isic_siamese.checkpoint import forget_runs
 from isic_siamese.errors import run_command
 from isic_siamese.files import write_csv, write_json
-from isic_siamese.histograms import pair_distances, write_histograms
+from isic_siamese.histograms import write_histograms
 from isic_siamese.model_files import write_model
-from isic_siamese.pairs import read_pairs
+from isic_siamese.pairs import pair_distances, read_pairs
 from isic_siamese.params import Params
 from isic_siamese.shards import Shards, read_index
 from isic_siamese.shards_params import Fit, ShardsParams
@@ -70,7 +71,8 @@ def write_results(trained: Trained, data: TrainingData, fit: Fit, margin: float 
     pairs = read_pairs(Path("data/pairs/val.csv"))
     titles = {"Validation pairs, epoch 1": trained.first}
     titles[f"Validation pairs, epoch {int(trained.summary()['best_epoch'])}, the best"] = trained.best
-    panels = {title: pair_distances(pairs, data.val_rows, embeddings) for title, embeddings in titles.items()}
+    left, right = (np.searchsorted(data.val_rows, pairs[side]) for side in ("left", "right"))
+    panels = {title: pair_distances(embeddings, left, right) for title, embeddings in titles.items()}
     write_histograms(DISTANCES, panels, pairs["same"].to_numpy() == 1, margin)
 
 

@@ -1,18 +1,11 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from isic_siamese.histograms import draw_histogram, pair_distances, write_histograms
-
-
-def test_distances_are_those_of_the_images_that_a_pair_names_by_row() -> None:
-    pairs = pd.DataFrame({"left": [7, 30], "right": [12, 7]})
-    embeddings = np.array([[1, 0], [0, 1], [-1, 0]], np.float32)
-    assert pair_distances(pairs, np.array([7, 12, 30]), embeddings) == pytest.approx([2**0.5, 2.0])
+from isic_siamese.histograms import draw_histogram, write_histograms
 
 
 def test_each_histogram_holds_the_pairs_of_its_kind_alone() -> None:

@@ -65,8 +65,9 @@ def control_scores(data: ControlData, seed: int) -> Iterator[tuple[str, Floats]]
     yield "metadata", _metadata_scores(data)
     labels, orientations = data.malignant[data.references], data.evaluate.orientations
     torch.manual_seed(seed)
-    untrained = FrozenFeatures("none", data.shards, orientations).embeddings(data.references)
-    yield "untrained_encoder", _vote(data, untrained, labels)
+    untrained = FrozenFeatures("none", data.shards, orientations)
+    yield "untrained_encoder", _vote(data, untrained.embeddings(data.references), labels)
+    del untrained  # before the next is made: each holds the features of all images
     frozen = FrozenFeatures("imagenet", data.shards, orientations)
     embeddings = frozen.embeddings(data.references)
     yield from frozen_scores(data, frozen.pooled, embeddings)
@@ -112,7 +113,8 @@ def mean_colours(shards: Shards) -> Floats:
 
 def regress(data: ControlData, features: Features, c: float = np.inf) -> Floats:
     """Score the test images by a logistic regression on standardised `features` `(N, F)`; `c` as in scikit-learn."""
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=c, class_weight="balanced", max_iter=5000))
+    scaler = StandardScaler(copy=False)  # of rows that are a copy already
+    model = make_pipeline(scaler, LogisticRegression(C=c, class_weight="balanced", max_iter=5000))
     model.fit(features[data.references].astype(np.float64), data.malignant[data.references])
     return np.asarray(model.decision_function(features[data.test].astype(np.float64)), np.float64)
 

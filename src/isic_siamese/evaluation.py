@@ -15,6 +15,7 @@ from isic_siamese.bootstrap import Resamples, figure, percentile_ends, resample_
 from isic_siamese.classifier import Classifier
 from isic_siamese.measures import Answers, point_measures, rate_bases, resampled_measures
 from isic_siamese.metrics import chance_calibration_error, rank_auc
+from isic_siamese.pairs import pair_distances
 from isic_siamese.params import Count, Fraction, Positive, Section
 from isic_siamese.references import WORDS, References
 
@@ -75,7 +76,7 @@ def measure_pairs(pairs: pd.DataFrame, embeddings: Embeddings, rows: npt.NDArray
         rows: of the split, ascending.
     """
     left, right = (pairs[side].to_numpy(np.int64) for side in ("left", "right"))
-    distances = np.linalg.norm(embeddings[left] - embeddings[right], axis=1).astype(np.float64)
+    distances = pair_distances(embeddings, left, right)
     order = np.argsort(distances, kind="stable")  # sorted once here, not anew for each chunk of resamples
     left, right = np.searchsorted(rows, left[order]), np.searchsorted(rows, right[order])
     return MeasuredPairs(left, right, pairs["same"].to_numpy()[order] == 1, distances[order])

@@ -4,18 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from isic_siamese.arrays import Floats
 from isic_siamese.pictures import GREEN, GREY, VERMILLION, write_figure
-
-
-def pair_distances(pairs: pd.DataFrame, rows: npt.NDArray[np.int64], embeddings: npt.NDArray[np.float32]) -> Floats:
-    """Return the Euclidean distances `(P,)` of `pairs` of the images at sorted `rows` `(N,)`, embedded as `(N, D)`."""
-    left, right = (embeddings[np.searchsorted(rows, pairs[side])] for side in ("left", "right"))
-    return np.asarray(np.linalg.norm(left.astype(np.float64) - right, axis=1))
 
 
 def draw_histogram(
