@@ -12,11 +12,12 @@ import pandas as pd
 from isic_siamese import ranks
 from isic_siamese.augment import AugmentParams
 from isic_siamese.checkpoint import forget_runs
+from isic_siamese.distances import pair_distances
 from isic_siamese.errors import run_command
 from isic_siamese.files import write_csv, write_json
 from isic_siamese.histograms import write_histograms
 from isic_siamese.model_files import write_model
-from isic_siamese.pairs import pair_distances, read_pairs
+from isic_siamese.pairs import read_pairs
 from isic_siamese.params import Params
 from isic_siamese.shards import Shards, read_index
 from isic_siamese.shards_params import Fit, ShardsParams

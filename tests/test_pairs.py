@@ -1,4 +1,3 @@
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from isic_siamese.errors import DataError
-from isic_siamese.pairs import CHUNK, COLUMNS, PairsParams, count_pairs, draw_pairs, pair_distances, read_pairs
+from isic_siamese.pairs import COLUMNS, PairsParams, count_pairs, draw_pairs, read_pairs
 
 PARAMS = PairsParams(views_per_block=64, pairs_per_block=1024)
 
@@ -126,20 +125,3 @@ def test_a_wrong_pair_index_is_refused(tmp_path: Path, content: str | None, mess
         path.write_text(content)
     with pytest.raises(DataError, match=message):
         read_pairs(path)
-
-
-def test_distances_are_those_of_the_embeddings_that_a_pair_names() -> None:
-    embeddings = np.array([[1, 0], [0, 1], [-1, 0]], np.float32)
-    assert pair_distances(embeddings, np.array([0, 2]), np.array([1, 0])).tolist() == pytest.approx([2**0.5, 2.0])
-
-
-def test_the_distances_of_many_pairs_take_no_more_memory_than_those_of_some() -> None:
-    embeddings = np.random.default_rng(0).random((64, 512), np.float32)
-    left, right = np.random.default_rng(1).integers(0, 64, (2, 20_000))
-    slow = np.linalg.norm(embeddings[left].astype(np.float64) - embeddings[right], axis=1)
-    tracemalloc.start()
-    distances = pair_distances(embeddings, left, right)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    np.testing.assert_array_equal(distances, slow)
-    assert peak < 3 * 8 * CHUNK  # all at once would take 20,000 x 512 x 8 bytes twice

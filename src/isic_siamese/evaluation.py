@@ -13,9 +13,9 @@ from sklearn import metrics as sk
 from isic_siamese.arrays import Embeddings, Floats
 from isic_siamese.bootstrap import Resamples, figure, percentile_ends, resample_images, resample_pairs
 from isic_siamese.classifier import Classifier
+from isic_siamese.distances import pair_distances
 from isic_siamese.measures import Answers, point_measures, rate_bases, resampled_measures
 from isic_siamese.metrics import chance_calibration_error, rank_auc
-from isic_siamese.pairs import pair_distances
 from isic_siamese.params import Count, Fraction, Positive, Section
 from isic_siamese.references import WORDS, References
 

@@ -8,11 +8,9 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import Field, model_validator
 
-from isic_siamese.arrays import Embeddings, Floats
 from isic_siamese.errors import DataError
 from isic_siamese.params import Section
 
-CHUNK = 1_000_000  # numbers of embeddings held at a time: a release has so many pairs that all would take gigabytes
 COLUMNS = ["block", "left", "right", "left_view", "right_view", "same"]
 IntArray = npt.NDArray[np.int64]
 
@@ -116,20 +114,6 @@ def read_pairs(path: Path) -> pd.DataFrame:
         raise DataError(f"{path}: no such file; run 'dvc repro pairs' or 'dvc pull'") from None
     except (ValueError, KeyError) as error:
         raise DataError(f"{path}: not a pair index: {error}; run 'dvc repro -f pairs'") from None
-
-
-def pair_distances(embeddings: Embeddings, left: IntArray, right: IntArray) -> Floats:
-    """Return the Euclidean distances of pairs, float64 `(P,)`.
-
-    Args:
-        embeddings: `(N, D)`.
-        left: which of them are on the left of each pair, `(P,)`.
-        right: likewise.
-    """
-    n_parts = 1 + len(left) * embeddings.shape[1] // CHUNK
-    parts = zip(np.array_split(left, n_parts), np.array_split(right, n_parts), strict=True)
-    distances = [np.linalg.norm(embeddings[one].astype(np.float64) - embeddings[other], axis=1) for one, other in parts]
-    return np.concatenate(distances)
 
 
 def count_pairs(pairs: pd.DataFrame, malignant: npt.NDArray[np.bool_]) -> dict[str, int | float]:
