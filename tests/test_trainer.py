@@ -27,6 +27,10 @@ def test_each_distinct_view_of_a_step_is_embedded_once_and_the_loss_is_that_of_t
     step = run.steps[0]
     assert len(step.rows) == 16
     pairs = data.pairs.iloc[:64]
+    views = torch.stack([step.rows, (torch.arange(16) >= step.n_plain).long()], dim=1)
+    named = pairs.assign(left_view=pairs["left_view"] > 0, right_view=pairs["right_view"] > 0)
+    wanted = named[["left", "left_view", "right", "right_view"]].to_numpy(int).tolist()
+    assert sorted(views[step.weights.nonzero()].flatten(1).tolist()) == sorted(wanted)
     images = [torch.from_numpy(data.shards.images(pairs[side].to_numpy())) for side in ("left", "right")]
     with torch.no_grad():
         both = [run.encoder(side) for side in images]
