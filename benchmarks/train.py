@@ -148,7 +148,7 @@ def middle(run: Trainer) -> int:
 
 def pairs_per_step(run: Trainer) -> int:
     """Return how many pairs that step has."""
-    return int(run.data.pairs["block"].value_counts(sort=False).sort_index().iloc[middle(run)])
+    return int(run.data.pairs.groupby("block").size().iloc[middle(run)])
 
 
 def parts_of_a_step(run: Trainer) -> dict[str, Loop]:

@@ -86,6 +86,5 @@ def _mean_of_orientations(
 
 def _orient(images: Tensor, orientations: int, sides: tuple[int, int]) -> Tensor:
     """Return the orientations, one after the other, of images whose height and width are the dimensions `sides`."""
-    mirrored = images.flip(sides[1])
-    ways = [torch.rot90(images if number < 4 else mirrored, number % 4, sides) for number in range(orientations)]
-    return torch.cat(ways)
+    held = (images if number < 4 else images.flip(sides[1]) for number in range(orientations))
+    return torch.cat([torch.rot90(way, number % 4, sides) for number, way in enumerate(held)])

@@ -13,7 +13,7 @@ def distance_matrix(embeddings: Tensor) -> Tensor:
     >>> distance_matrix(torch.eye(2))[0, 1]
     tensor(1.4142)
     """
-    squared = torch.rsub(embeddings @ embeddings.T, 2, alpha=2)
+    squared = 2 - 2 * (embeddings @ embeddings.T)
     # The slope of a square root is infinite at zero; equal embeddings must not turn the gradient into NaN.
     return squared.clamp_min(1e-12).sqrt()
 

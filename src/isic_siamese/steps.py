@@ -42,8 +42,9 @@ def cut_steps(pairs: pd.DataFrame, malignant: npt.NDArray[np.bool_], device: tor
         ends = torch.stack([torch.cat([left_view, right_view]), torch.cat([left, right])], dim=1)
         views, inverse = torch.unique(ends, dim=0, return_inverse=True)  # sorted by view, so that copies come last
         rows = views[:, 1].contiguous()
-        n_plain, at, side = int((views[:, 0] == 0).sum()), inverse.view(2, -1).unbind(), (len(rows), len(rows))
-        alike = torch.zeros(side, dtype=torch.bool).index_put(at, same.bool())
-        weights = torch.zeros(side).index_put(at, torch.tensor(1 / len(part)), accumulate=True)
+        n_plain = int((views[:, 0] == 0).sum())
+        at, shape = inverse.view(2, -1).unbind(), (len(rows), len(rows))
+        alike = torch.zeros(shape, dtype=torch.bool).index_put(at, same.bool())
+        weights = torch.zeros(shape).index_put(at, torch.tensor(1 / len(part)), accumulate=True)
         steps.append(Step(rows, n_plain, *(field.to(device) for field in (labels[rows], alike, weights))))
     return steps
