@@ -1,10 +1,22 @@
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from isic_siamese import bootstrap
-from isic_siamese.arrays import Floats
-from isic_siamese.bootstrap import draw_resamples, figure, interval, mean_figures, resample_images, resample_pairs
+from isic_siamese.arrays import Bools, Floats
+from isic_siamese.bootstrap import (
+    draw_resamples,
+    figure,
+    mean_figures,
+    percentile_ends,
+    rate_figure,
+    resample_images,
+    resample_pairs,
+)
+from isic_siamese.metrics import rank_auc
 
 PATIENTS = pd.Series(["c", "a", "b", "a", "d", "d", "e"])
 MALIGNANT = np.array([True, False, False, True, False, False, False])  # patients a and c have one
@@ -53,47 +65,96 @@ def test_the_seed_alone_decides_the_draw() -> None:
     assert (one == two).all() and (one != other).any()
 
 
-def test_the_interval_of_a_mean_is_near_the_textbook_one() -> None:
+@pytest.mark.parametrize("n", [8, 400])
+def test_the_interval_of_a_mean_is_that_of_student(n: int) -> None:
     rng = np.random.default_rng(0)
-    values = rng.normal(size=400)
-    ids = pd.Series(np.arange(400).astype(str)).str.zfill(3)
-    resamples = draw_resamples(ids, np.zeros(400, bool), 4000, rng)
+    values = rng.normal(size=n)
+    ids = pd.Series(np.arange(n).astype(str)).str.zfill(3)
+    resamples = draw_resamples(ids, np.zeros(n, bool), 20_000, rng)
     means = resample_images(lambda w: {"mean": w @ values / w.sum(axis=1)}, resamples)["mean"]
-    low, high = interval(means, 0.95) or (0, 0)
-    half = 1.96 * values.std() / 20
-    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.01)
+    found = figure(values.mean(), means, 0.95, resamples.n_rarer, most=None)
+    textbook = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (found["low"], found["high"]) == pytest.approx(tuple(textbook), rel=0.02)
+
+
+@pytest.mark.parametrize("most", [1.0, 0.2])
+def test_a_figure_of_limited_range_has_an_interval_within_it_that_is_even_in_logits(most: float) -> None:
+    resampled = most * np.random.default_rng(0).normal(0.9, 0.1, 1000)
+    found = figure(0.9 * most, resampled, 0.95, 6, most)
+    low, value, high = (stats.logistic.ppf(found[name] / most) for name in ("low", "value", "high"))
+    assert 0 < found["low"] < found["high"] < most
+    assert value - low == pytest.approx(high - value)
+    reach = stats.t.ppf(0.975, 5) * np.sqrt(6 / 5) * resampled.std(ddof=1) / most
+    assert high - value == pytest.approx(reach / (0.9 * 0.1))
+
+
+def test_where_a_curve_is_read_at_its_end_the_interval_is_that_of_percentiles() -> None:
+    resampled = np.linspace(0.5, 1, 101)
+    assert figure(1.0, resampled, 0.8, 7) == pytest.approx({"value": 1.0, "low": 0.55, "high": 1.0})
+
+
+def test_the_interval_of_an_area_holds_the_truth_as_often_as_it_says_where_patients_are_few() -> None:
+    """Six patients with a melanoma and six without, four images each, as alike as those of one patient are."""
+    truth, n_draws, rng = 0.85, 300, np.random.default_rng(0)
+    patients = np.repeat(np.arange(12), 4)
+    ids, malignant = pd.Series([f"{patient:02}" for patient in patients]), (np.arange(48) % 4 == 0) & (patients < 6)
+    apart = np.sqrt(2) * stats.norm.ppf(truth)
+    covered = {"ours": 0, "percentiles": 0}
+    for _ in range(n_draws):
+        scores = apart * malignant + np.sqrt(0.3) * rng.normal(size=12)[patients] + np.sqrt(0.7) * rng.normal(size=48)
+        resamples = draw_resamples(ids, malignant, 200, rng)
+        measure = partial(_area, scores, malignant)
+        areas = resample_images(measure, resamples)["area"]
+        found = figure(measure(np.ones((1, 48)))["area"][0], areas, 0.95, resamples.n_rarer)
+        # Where all melanomas are above all others there is no interval, and nothing false is said.
+        covered["ours"] += found.get("low", 0) <= truth <= found.get("high", 1)
+        low, high = percentile_ends(areas, 0.95)
+        covered["percentiles"] += low <= truth <= high
+    assert covered["ours"] / n_draws >= 0.94
+    assert covered["percentiles"] / n_draws < 0.90
+
+
+def _area(scores: Floats, malignant: Bools, weights: Floats) -> dict[str, Floats]:
+    return {"area": rank_auc(scores, malignant)(weights)}
 
 
 def test_undefined_resamples_are_left_out_while_they_are_the_minority() -> None:
-    assert interval(np.array([1.0, np.nan, 3.0]), 0.9) == pytest.approx((1.1, 2.9))
-    assert interval(np.array([1.0, np.nan, np.nan]), 0.9) is None
+    assert figure(0.5, np.array([0.4, np.nan, 0.6]), 0.9, 9) == figure(0.5, np.array([0.4, 0.6]), 0.9, 9)
+    assert figure(0.5, np.array([0.4, np.nan, np.nan]), 0.9, 9) == {"value": 0.5}
+
+
+def test_one_patient_tells_nothing_of_others() -> None:
+    assert figure(0.5, np.linspace(0, 1, 101), 0.95, 1) == {"value": 0.5}
 
 
 def test_a_rate_of_which_all_resamples_agree_has_the_interval_of_clopper_and_pearson() -> None:
     certain = np.ones(200)
     # All of n right: the lower end is the rate at which that happens in 2.5 % of the cases.
-    assert figure(1.0, certain, 0.95, 7) == {"value": 1.0, "low": pytest.approx(0.025 ** (1 / 7)), "high": 1.0}
-    assert figure(0.0, 0 * certain, 0.9, 4) == {"value": 0.0, "low": 0.0, "high": pytest.approx(1 - 0.05 ** (1 / 4))}
+    assert rate_figure(1.0, certain, 0.95, 7) == {"value": 1.0, "low": pytest.approx(0.025 ** (1 / 7)), "high": 1.0}
+    none = {"value": 0.0, "low": 0.0, "high": pytest.approx(1 - 0.05 ** (1 / 4))}
+    assert rate_figure(0.0, 0 * certain, 0.9, 4) == none
 
 
 def test_any_other_figure_of_which_all_resamples_agree_has_no_interval() -> None:
-    assert figure(1.0, np.ones(200), 0.95) == {"value": 1.0}
+    assert figure(1.0, np.ones(200), 0.95, 7) == {"value": 1.0}
 
 
 def test_rounding_is_no_spread() -> None:
-    assert figure(1.0, np.where(np.arange(100) < 50, 1.0, 1 - 1e-16), 0.95) == {"value": 1.0}
+    assert figure(1.0, np.where(np.arange(100) < 50, 1.0, 1 - 1e-16), 0.95, 7) == {"value": 1.0}
 
 
 def test_a_figure_that_does_not_exist_is_left_out_of_a_mean() -> None:
     resamples = draw_resamples(pd.Series(["a", "b", "c", "d"]), np.arange(4) < 2, 20, np.random.default_rng(0))
     measure = lambda weights: {"sum": weights.sum(axis=1), "none": np.full(len(weights), np.nan)}  # noqa: E731
-    assert set(mean_figures([measure], resamples, 0.95)) == {"sum"}
+    assert set(mean_figures([measure], resamples, 0.95, differences=["sum"])) == {"sum"}
 
 
 def test_a_rate_whose_resamples_differ_keeps_their_interval() -> None:
-    assert figure(0.5, np.linspace(0, 1, 101), 0.5, 7) == pytest.approx({"value": 0.5, "low": 0.25, "high": 0.75})
+    resampled = np.linspace(0, 1, 101)
+    assert rate_figure(0.5, resampled, 0.5, 7) == figure(0.5, resampled, 0.5, 7)
 
 
 def test_the_patients_of_some_images_are_counted_once_each() -> None:
     resamples = draw_resamples(PATIENTS, MALIGNANT, 1, np.random.default_rng(0))
     assert resamples.count_patients(np.array([False, True, False, True, True, True, False])) == 2
+    assert resamples.n_rarer == 2  # a and c have a melanoma; a, b, d and e have something benign

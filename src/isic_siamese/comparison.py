@@ -84,7 +84,8 @@ def paired_bootstrap(
     repeats = [part.sort_values("image_name") for _, part in table.groupby("repeat")]
     malignant = np.asarray(repeats[0]["target"] == 1)
     resamples = draw_resamples(repeats[0]["patient_id"], malignant, n_resamples, rng)
-    return mean_figures([_measure_gain(part, malignant) for part in repeats], resamples, confidence)
+    gains = [_measure_gain(part, malignant) for part in repeats]
+    return mean_figures(gains, resamples, confidence, differences=("roc_auc", "balanced_accuracy"))
 
 
 def _measure_gain(part: pd.DataFrame, malignant: Bools) -> Measure:

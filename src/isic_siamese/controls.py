@@ -17,7 +17,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from torch.nn import functional
 
 from isic_siamese.arrays import Bools, Embeddings, Floats
-from isic_siamese.bootstrap import Resamples, figure, resample_images
+from isic_siamese.bootstrap import Resamples, figure, percentile_ends, resample_images
 from isic_siamese.devices import pick_device
 from isic_siamese.embedding import pool_rows
 from isic_siamese.encoder import BUNDLED_ENCODER, build_encoder
@@ -152,6 +152,7 @@ def control_figures(
             shuffled.append(area)
             continue
         spread = resample_images(partial(_area, rank_auc(values, malignant)), resamples)
-        figures[name] = {"roc_auc": figure(area, spread["roc_auc"], confidence)}
-    figures["shuffled_labels"] = {"roc_auc": figure(float(np.mean(shuffled)), np.array(shuffled), confidence)}
+        figures[name] = {"roc_auc": figure(area, spread["roc_auc"], confidence, resamples.n_rarer)}
+    low, high = percentile_ends(np.array(shuffled), confidence).tolist()  # of the shuffles, not of their mean
+    figures["shuffled_labels"] = {"roc_auc": {"value": float(np.mean(shuffled)), "low": low, "high": high}}
     return figures | {"all_benign": {"accuracy": {"value": float(1 - malignant.mean())}}}

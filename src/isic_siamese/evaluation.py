@@ -11,10 +11,10 @@ from pydantic import Field
 from sklearn import metrics as sk
 
 from isic_siamese.arrays import Embeddings, Floats
-from isic_siamese.bootstrap import Resamples, figure, percentile_ends, resample_images, resample_pairs
+from isic_siamese.bootstrap import Resamples, figure, percentile_ends, rate_figure, resample_images, resample_pairs
 from isic_siamese.classifier import Classifier
 from isic_siamese.distances import pair_distances
-from isic_siamese.measures import Answers, point_measures, rate_bases, resampled_measures
+from isic_siamese.measures import MOST, Answers, point_measures, rate_bases, resampled_measures
 from isic_siamese.metrics import chance_calibration_error, rank_auc
 from isic_siamese.params import Count, Fraction, Positive, Section
 from isic_siamese.references import WORDS, References
@@ -93,12 +93,14 @@ def evaluate(
     spread |= resample_pairs(lambda w: {"pair_verification_auc": area(w)}, resamples, pairs.left, pairs.right)
     band = percentile_ends(spread["band"], confidence)
     patients = {name: resamples.count_patients(images) for name, images in rate_bases(answers).items()}
-    figures = {
-        name: figure(value, spread[name], confidence, patients.get(name.rpartition(".")[2]))
-        if name in spread
-        else {"value": value}
-        for name, value in values.items()
-    }
+    figures: dict[str, Figure] = {}
+    for name, value in values.items():
+        if name not in spread:
+            figures[name] = {"value": value}
+        elif (rate := name.rpartition(".")[2]) in patients:
+            figures[name] = rate_figure(value, spread[name], confidence, patients[rate])
+        else:
+            figures[name] = figure(value, spread[name], confidence, resamples.n_rarer, MOST.get(name, 1.0))
     _widen(figures, spread)
     figures["calibration_error_by_chance"] = {"value": chance_calibration_error(answers.probabilities, rng)}
     return Evaluation(figures, band, confidence)

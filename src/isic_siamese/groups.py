@@ -9,7 +9,7 @@ from sklearn import metrics as sk
 
 from isic_siamese import metrics
 from isic_siamese.arrays import Bools, Floats
-from isic_siamese.bootstrap import Resamples, figure, resample_images
+from isic_siamese.bootstrap import Resamples, figure, rate_figure, resample_images
 from isic_siamese.measures import Answers, rate_bases
 
 LEAST = 10  # images of each class below which a figure says nothing of a group
@@ -77,8 +77,8 @@ def _figures(answers: Answers, within: Bools, resamples: Resamples, confidence: 
     counts: dict[str, object] = {"images": len(part.malignant), "melanomas": n_melanoma}
     if min(n_melanoma, len(part.malignant) - n_melanoma) < LEAST:
         return counts
-    values = {
-        "roc_auc": sk.roc_auc_score(part.malignant, part.scores),
+    value = sk.roc_auc_score(part.malignant, part.scores)
+    rates = {
         "sensitivity": sk.recall_score(part.malignant, part.decisions),
         "specificity": sk.recall_score(~part.malignant, ~part.decisions),
     }
@@ -90,6 +90,8 @@ def _figures(answers: Answers, within: Bools, resamples: Resamples, confidence: 
 
     spread = resample_images(measure, resamples)
     patients = {name: resamples.count_patients(within & images) for name, images in rate_bases(answers).items()}
+    n_rarer = min(patients[name] for name in rates)
     return counts | {
-        name: figure(value, spread[name], confidence, patients.get(name)) for name, value in values.items()
+        "roc_auc": figure(value, spread["roc_auc"], confidence, n_rarer),
+        **{name: rate_figure(rate, spread[name], confidence, patients[name]) for name, rate in rates.items()},
     }

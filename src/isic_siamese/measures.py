@@ -13,6 +13,7 @@ from isic_siamese.references import References
 
 RECALL_AT = (1, 5)
 LEAST_SENSITIVITY = 0.8  # of ISIC 2024's partial AUC
+MOST = {"partial_auc": 1 - LEAST_SENSITIVITY}  # that a figure can be, where that is not 1
 GRID = np.linspace(0, 1, 101)  # false alarm rates at which the band of the ROC curve is drawn
 
 # Reader studies of dermatologists with dermoscopy: mean sensitivity and specificity.

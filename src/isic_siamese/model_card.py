@@ -22,7 +22,7 @@ FIGURES = {
     "average_precision": "Average precision",
     "partial_auc": "Partial AUC at sensitivity >= 80 % (ISIC 2024, 0 to 0.2)",
     "balanced_accuracy": "Balanced accuracy",
-    "accuracy_equal_classes": "Accuracy on a balanced sample",
+    "accuracy_equal_classes": "Accuracy on one balanced draw of test images, interval of such draws",
     "accuracy": "Accuracy",
     "sensitivity": "Sensitivity",
     "specificity": "Specificity",
@@ -125,9 +125,10 @@ def _figures(confidence: float, numbers: Numbers) -> Iterator[str]:
     evaluation = numbers["evaluate"]
     yield "## Figures"
     yield ""
-    yield f"Test split, read once; in brackets the {100 * confidence:g} % patient-level bootstrap interval. Where all"
-    yield "resamples agree, a rate has a Clopper-Pearson interval over patients, and the mean of two rates the mean of"
-    yield "their limits; other figures have none. Nor has the calibration error, which sampling noise biases upwards."
+    yield f"Test split, read once; in brackets the {100 * confidence:g} % interval, by Student's t with the standard error"
+    yield "of a patient-level bootstrap. Where all resamples agree, a rate has a Clopper-Pearson interval over patients,"
+    yield "and the mean of two rates the mean of their limits; other figures have none. Nor has the calibration error,"
+    yield "which sampling noise biases upwards."
     yield ""
     yield f"**Goal of 80 % accuracy**: {evaluation['goal']}."
     yield ""

@@ -16,6 +16,7 @@ from isic_siamese.pictures import write_figure
 from isic_siamese.roc import Roc, draw_roc
 
 CONTROLS = ["mean_colour", "imagenet_features", "imagenet_votes"]
+GAINS = {f"{name}_less_network_roc_auc": f"{name}_roc_auc" for name in CONTROLS}  # and what each is the gain of
 MATCHED = 5.0  # levels of 255: two images whose mean brightness differs by no more are alike in it
 # The curves of the picture: a column of the answers, its name, and its area in the figures. The votes on the frozen
 # features are left out, because their curve would hide the network's.
@@ -47,7 +48,7 @@ def pooled_figures(answers: pd.DataFrame, params: EvaluateParams, seed: int) -> 
         "patients": repeats[0]["patient_id"].nunique(),
     }
     by_repeat = {str(number): float(measure(even)["roc_auc"][0]) for number, measure in enumerate(measures, start=1)}
-    pooled = mean_figures(measures, resamples, params.confidence)
+    pooled = mean_figures(measures, resamples, params.confidence, differences=GAINS)
     return {**pooled, "roc_auc_by_repeat": by_repeat, "counts": counts}
 
 
@@ -126,7 +127,7 @@ def _measure(part: pd.DataFrame, malignant: Bools) -> Measure:
             "average_precision": metrics.average_precision(curve),
             **{name: rates[name] for name in ("balanced_accuracy", "sensitivity", "specificity")},
             **controls,
-            **{f"{name}_less_network_roc_auc": controls[f"{name}_roc_auc"] - area for name in CONTROLS},
+            **{gain: controls[of_control] - area for gain, of_control in GAINS.items()},
         }
 
     return measure

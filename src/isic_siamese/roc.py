@@ -78,7 +78,7 @@ def draw_roc(
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
     axes.add_artist(axes.legend(handles=[_plot_study(axes, study) for study in STUDIES], **STUDIES_LEGEND))
     ends, confidence = band
-    label = f"{100 * confidence:g} % interval, patients resampled"
+    label = f"{100 * confidence:g} % interval at each point, patients resampled"
     shown: list[Artist] = [axes.fill_between(GRID, *ends, color=BLUE, alpha=0.18, linewidth=0, label=label)]
     for curve, style in zip(curves, LINES[: len(curves)], strict=True):
         label = f"{curve.name}, AUC {figure_text(curve.area)}"
