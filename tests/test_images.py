@@ -104,6 +104,14 @@ def test_pad_keeps_the_shape_between_grey_bars() -> None:
     assert psnr(image[16:80], wanted) > 44
 
 
+@pytest.mark.parametrize("size", [(341, 256), (333, 250), (1501, 1000)])
+def test_a_crop_of_a_mirrored_image_is_the_mirrored_crop(size: tuple[int, int]) -> None:
+    picture = draw(*size)
+    mirrored = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    one, other = (decode_image(encode(image, subsampling="4:4:4"), 96, "crop") for image in (picture, mirrored))
+    assert psnr(one, other[:, ::-1]) > 30  # off by half a pixel of the JPEG where the margins are odd
+
+
 def test_crop_takes_the_centre_square() -> None:
     jpeg = encode(draw(1200, 800))
     assert psnr(decode_image(jpeg, 96, "crop"), reference(jpeg, 96, box=(200, 0, 1000, 800))) > 44
@@ -208,9 +216,12 @@ def test_a_truncated_jpeg_is_refused(n_bytes: int, progressive: bool) -> None:
         decode_image(jpeg[:-n_bytes], 128)
 
 
-def test_a_truncated_cmyk_jpeg_is_refused() -> None:
-    with pytest.raises(DataError, match="truncated"):
-        decode_image(encode(draw(300, 200).convert("CMYK"))[:-10], 64)
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_truncated_cmyk_jpeg_is_refused_also_with_an_end_marker(progressive: bool) -> None:
+    jpeg = encode(draw(300, 200).convert("CMYK"), progressive=progressive)
+    for damaged in (jpeg[:-10], jpeg[: len(jpeg) // 2] + b"\xff\xd9"):
+        with pytest.raises(DataError, match=r"truncated|Premature end|premature end"):
+            decode_image(damaged, 64)
 
 
 def test_a_jpeg_that_declares_more_rows_than_it_has_is_refused() -> None:
@@ -223,6 +234,21 @@ def test_padding_before_the_end_marker_and_junk_after_it_lose_nothing() -> None:
     jpeg = encode(draw(900, 700))
     for padded in (jpeg[:-2] + b"\0" * 512 + jpeg[-2:], jpeg[:-2] + b"\xff" * 7 + jpeg[-2:], jpeg + b"junk" * 99):
         np.testing.assert_array_equal(decode_image(padded, 128), decode_image(jpeg, 128))
+
+
+def test_padding_of_a_cmyk_jpeg_loses_nothing() -> None:
+    jpeg = encode(draw(300, 200).convert("CMYK"))
+    padded = jpeg[:-2] + b"\0" * 512 + jpeg[-2:]
+    np.testing.assert_array_equal(decode_image(padded, 64), decode_image(jpeg, 64))
+
+
+def test_what_is_left_of_a_broken_image_is_not_taken_for_padding() -> None:
+    jpeg = encode(draw(900, 700))
+    scan = jpeg.index(b"\xff\xda") + 20
+    # From the middle of the scan on, what comes is of another place: the decoder is done before the bytes are.
+    damaged = jpeg[: scan + 20_000] + jpeg[scan + 10_000 : scan + 10_512] + jpeg[scan + 20_512 :]
+    with pytest.raises(DataError, match="extraneous bytes before marker 0xd9"):
+        decode_image(damaged, 128)
 
 
 def test_damage_in_the_middle_is_not_taken_for_padding() -> None:

@@ -6,6 +6,7 @@ antialiased Lanczos filter does the rest. `docs/benchmarks.md` has the figures b
 """
 
 import io
+import re
 import struct
 from typing import NamedTuple
 
@@ -28,6 +29,8 @@ SCALES = (8, 4, 2, 1)  # a block becomes 1, 4, 16 or 64 pixels
 OVERSAMPLING = 1.75
 MAX_PIXELS = 89_000_000  # 24 million are normal; Pillow itself warns of a decompression bomb a little above this
 GREY = 128  # of the bars of `pad`: next to nothing to a network whose inputs are centred
+DAMAGE = ("Premature end", "Corrupt JPEG data")  # how the fast decoder begins to speak of it
+END_OF_IMAGE = b"\xff\xd9"
 APP1, START_OF_SCAN = 0xE1, 0xDA  # markers: of the segment that may hold EXIF data, and of the pixels
 ORIENTATION, SHORT = 0x0112, 3  # the EXIF tag and its type
 TURNS = {  # its value: how to hold the stored image upright
@@ -105,8 +108,9 @@ def choose_window(width: int, height: int, image_px: int, fit: Fit) -> Window:
         target_width, target_height = (max(1, round(image_px * side / longer)) for side in (width, height))
         return Window(0, 0, width, height, target_width, target_height)
     side = min(width, height)
-    # Up to 4 pixels off the centre, so that the square begins with a whole pixel at every scale.
-    left, top = ((length - side + 8) // 16 * 8 for length in (width, height))
+    scale = choose_scale(Window(0, 0, side, side, image_px, image_px))
+    # Up to half of the scale off the centre, so that the square begins with a whole decoded pixel.
+    left, top = ((length - side + scale) // (2 * scale) * scale for length in (width, height))
     return Window(left, top, side, side, image_px, image_px)
 
 
@@ -122,9 +126,10 @@ def _decode_fast(jpeg: Jpeg, image_px: int, fit: Fit) -> Decoded | None:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(jpeg)
     except (ValueError, KeyError):  # a KeyError for 4:4:1
         return None
-    if colours in ("CMYK", "YCCK"):
-        return None
     _refuse_bomb(width, height)
+    if colours in ("CMYK", "YCCK"):
+        _refuse_damage(jpeg)
+        return None
     window = choose_window(width, height, image_px, fit)
     scale = choose_scale(window)
     # It takes the smallest of its scales that is at least this large, which is this one. 0 is for full size.
@@ -133,13 +138,30 @@ def _decode_fast(jpeg: Jpeg, image_px: int, fit: Fit) -> Decoded | None:
         return Decoded(simplejpeg.decode_jpeg(jpeg, **least), window, scale, (width, height))
     except ValueError as error:
         problem = str(error)
-    if problem.endswith("extraneous bytes before marker 0xd9"):
-        # Padding between a complete image and its end marker, which some cameras write. The decoder stops at its
-        # first warning, so nothing was wrong before.
+    if _is_padding(problem, jpeg):
+        # The decoder stops at its first warning, so nothing was wrong before.
         return Decoded(simplejpeg.decode_jpeg(jpeg, strict=False, **least), window, scale, (width, height))
-    if problem.startswith(("Premature end", "Corrupt JPEG data")):
+    if problem.startswith(DAMAGE):
         raise DataError(problem)
     return None
+
+
+def _is_padding(problem: str, jpeg: Jpeg) -> bool:
+    """Whether the decoder warns of nothing but zeros before the end marker, which some cameras write."""
+    warning = re.fullmatch(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9", problem)
+    if not warning:
+        return False
+    before, _, _ = bytes(jpeg).rpartition(END_OF_IMAGE)
+    return set(before[-int(warning[1]) :]) <= {0x00, 0xFF}  # else they are of the image, whose code is broken
+
+
+def _refuse_damage(jpeg: Jpeg) -> None:
+    """Raise what the fast decoder says of a JPEG that only Pillow can turn into RGB; Pillow itself says nothing."""
+    try:
+        simplejpeg.decode_jpeg(jpeg, colorspace="CMYK")
+    except ValueError as error:
+        if str(error).startswith(DAMAGE) and not _is_padding(str(error), jpeg):
+            raise DataError(str(error)) from None
 
 
 def _decode_any(jpeg: Jpeg, image_px: int, fit: Fit) -> Decoded:
@@ -149,6 +171,8 @@ def _decode_any(jpeg: Jpeg, image_px: int, fit: Fit) -> Decoded:
             _refuse_bomb(image.width, image.height)
             pixels = np.array(image.convert("RGB"))
     except UnidentifiedImageError:
+        if not len(jpeg):
+            raise DataError("not a JPEG: an empty file") from None
         raise DataError(f"not a JPEG (it begins with {bytes(jpeg[:8])!r})") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(str(error)) from None
