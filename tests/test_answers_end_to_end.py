@@ -1,6 +1,8 @@
 """The stages evaluate and predict, run for real on drawn shards with a tiny encoder."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +95,25 @@ def test_references_that_do_not_fit_their_embeddings_are_refused(tmp_path: Path)
     (tmp_path / "model.json").write_text('{"sha256": ""}')
     with pytest.raises(DataError, match="no references of this project"):
         read_references(tmp_path, "")
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("references.csv", lambda content: content[: content.rindex(b"\n", 0, -1) + 1]),  # without its last line
+        ("references.csv", lambda content: content[:-2] + b"2\n"),
+        ("votes.npy", lambda _: b""),
+        ("votes.json", lambda _: b'{"intercept": null, "temperature": 0.1}'),
+    ],
+)
+def test_files_of_references_that_do_not_belong_together_are_refused(
+    name: str, change: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    shutil.copytree("data/evaluation", tmp_path, dirs_exist_ok=True)
+    (tmp_path / name).write_bytes(change((tmp_path / name).read_bytes()))
+    with pytest.raises(DataError, match=r"no references of this project: .*; run 'dvc repro -f evaluate'"):
+        read_references(tmp_path, model_digest(Path("data/models")))
 
 
 def test_a_leak_fails_the_run_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

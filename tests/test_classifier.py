@@ -1,4 +1,5 @@
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,18 @@ def test_calibration_and_the_vote_agree_on_the_order() -> None:
     assert fitted.decide(np.array([0.19, 0.2])).tolist() == [False, True]
 
 
-@pytest.mark.parametrize("text", ["{", "[]", json.dumps({"slope": 0.1})])
+NUMBERS = {"slope": 1, "intercept": 0, "threshold": 0.1, "familiar": 0.9, "neighbours": 5, "orientations": 8}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        json.dumps({"slope": 0.1}),
+        *(json.dumps(NUMBERS | wrong) for wrong in ({"orientations": 3}, {"neighbours": 0}, {"threshold": math.nan})),
+    ],
+)
 def test_a_file_that_is_no_classifier_is_named(text: str, tmp_path: Path) -> None:
     path = tmp_path / "classifier.json"
     path.write_text(text)

@@ -1,6 +1,9 @@
 """The command, run for real on what the stages evaluate and predict made."""
 
 import io
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +36,7 @@ def test_the_command_answers_for_each_image_with_its_nearest_references(
     cli.main(["predict", str(dark), str(bright)])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"{dark}: ") and " probability of melanoma 0." in lines[0]
-    assert lines[1] == "  most like these 3 of 60 reference lesions:"
+    assert lines[1] == "  most like these 3 of 60 reference images:"
     assert all("ISIC_" in line and line.split()[0] == "distance" for line in lines[2:5])
     assert lines[5].startswith(f"{bright}: ")
     assert "not a diagnostic device" in lines[-1]
@@ -73,7 +76,12 @@ def test_the_command_draws_each_lesion_beside_its_nearest_references(
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(
     ("name", "n_lesions", "message"),
-    [("answers.jpg", 1, "a PNG is drawn; give it a name that ends in .png"), ("a.png", 21, "at most 20 lesions fit")],
+    [
+        ("answers.jpg", 1, "a PNG is drawn; give it a name that ends in .png"),
+        (".", 1, "a PNG is drawn; give it a name that ends in .png"),
+        ("a.png", 21, "at most 20 lesions fit"),
+        ("lesion.jpg/a.png", 1, "lesion.jpg/a.png: File exists; give another path"),
+    ],
 )
 def test_a_picture_that_cannot_be_drawn_is_refused_before_any_answer(
     name: str, n_lesions: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -133,8 +141,49 @@ def test_a_png_is_no_jpeg(tmp_path: Path) -> None:
 
 def test_a_missing_model_says_what_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=r"data/models/model\.json: no such file; run 'dvc repro train'"):
+    with pytest.raises(
+        DataError, match=r"data/models/model\.json: no such file; in the root of .* run 'dvc repro train'"
+    ):
         list(cli.predict_files([jpeg(tmp_path / "lesion.jpg", 90)]))
+
+
+def test_a_picture_is_refused_where_the_shards_are_no_longer_those_of_the_references(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = pd.read_csv(here / "data/shards/train/index.csv", dtype=str)
+    np.save(tmp_path / "shard-00000.npy", np.load(here / "data/shards/train/shard-00000.npy")[1:])
+    write_csv(tmp_path / "index.csv", index.iloc[1:].assign(row=range(len(index) - 1)))
+    monkeypatch.setattr(cli, "SHARDS", tmp_path)
+    answers = cli.predict_files([jpeg(tmp_path / "lesion.jpg", 90)], tmp_path / "answers.png")
+    with pytest.raises(DataError, match=r"not the images that data/evaluation was made with; run 'dvc repro'"):
+        list(answers)
+    assert not (tmp_path / "answers.png").exists()
+
+
+@pytest.mark.usefixtures("here")
+def test_a_name_cannot_move_the_cursor_nor_stop_the_picture(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"a\nb\x1b\xff.jpg")
+    jpeg(path, 90)
+    line, *_ = cli.predict_files([path], tmp_path / "answers.png")
+    assert line.startswith(f"{tmp_path}/a\\nb\\x1b\\udcff.jpg: ")
+    assert (tmp_path / "answers.png").exists()
+
+
+@pytest.mark.usefixtures("here")
+def test_a_pipe_is_read_once(tmp_path: Path) -> None:
+    content, pipe = jpeg(tmp_path / "lesion.jpg", 90).read_bytes(), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor() as pool:
+        written = pool.submit(pipe.write_bytes, content)
+        line, *_ = cli.predict_files([pipe])
+        assert written.result() == len(content)
+    assert "probability of melanoma" in line
+
+
+@pytest.mark.usefixtures("here")
+def test_a_closed_output_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    cli.main(["predict", str(jpeg(tmp_path / "lesion.jpg", 90))])
 
 
 @pytest.mark.usefixtures("here")

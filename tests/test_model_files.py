@@ -8,7 +8,7 @@ import torch
 from isic_siamese.embedding import embed
 from isic_siamese.encoder import build_encoder
 from isic_siamese.errors import DataError
-from isic_siamese.model_files import read_facts, read_model, write_model
+from isic_siamese.model_files import model_digest, read_facts, read_model, write_model
 from tests.test_encoder import photographs
 
 
@@ -34,18 +34,33 @@ def test_a_model_tells_how_it_was_trained(tmp_path: Path) -> None:
         assert (facts.encoder, facts.image_px, facts.fit, facts.margin) == ("test_efficientnet", 32, "pad", margin)
         assert tuple(facts.mean) == encoder.mean and tuple(facts.std) == encoder.std
     (tmp_path / "model.json").write_text("{}")
-    with pytest.raises(DataError, match=r"not a model of this project: .*; run 'dvc repro -f train'"):
+    with pytest.raises(
+        DataError, match=r"not a model of this project: encoder: Field required; run 'dvc repro -f train'"
+    ):
         read_facts(tmp_path)
 
 
+def test_the_digest_is_of_the_weights_and_of_what_they_are_shown(tmp_path: Path) -> None:
+    encoder = build_encoder("test_efficientnet", "none", 3, 16, 32)
+    digests = set()
+    for fit in ("stretch", "pad"):
+        write_model(tmp_path, encoder, fit)
+        digests.add(model_digest(tmp_path))
+    assert len(digests) == 2
+
+
 def test_a_missing_model_and_one_that_does_not_fit_its_description_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"model\.json: no such file; run 'dvc repro train'"):
+    with pytest.raises(DataError, match=r"model\.json: no such file; in the root of .* run 'dvc repro train'"):
         read_model(tmp_path)
     write_model(tmp_path, build_encoder("test_efficientnet", "none", 3, 16, 32), "stretch")
     facts = json.loads((tmp_path / "model.json").read_text())
     (tmp_path / "model.json").write_text(json.dumps(facts | {"embedding_dim": 4}))
     with pytest.raises(DataError, match="not a model of this project"):
         read_model(tmp_path)
+    for wrong in ({"fit": "bogus"}, {"image_px": 0}, {"encoder": None}):
+        (tmp_path / "model.json").write_text(json.dumps(facts | wrong))
+        with pytest.raises(DataError, match="not a model of this project"):
+            read_facts(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"torn")
     with pytest.raises(DataError, match="not a model of this project"):
         read_model(tmp_path)

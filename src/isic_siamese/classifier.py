@@ -1,16 +1,18 @@
 """From a score to an answer: calibrate on validation, and decide."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from pydantic import FiniteFloat
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from isic_siamese.arrays import Bools, Floats
 from isic_siamese.errors import DataError
-from isic_siamese.files import write_json
+from isic_siamese.files import read_json, write_json
+from isic_siamese.params import Count
 
 FAMILIAR = 0.99  # share of the validation images that are not called unfamiliar
 
@@ -53,12 +55,12 @@ class Classifier:
         orientations: how many orientations of an image its embedding is the mean of.
     """
 
-    slope: float
-    intercept: float
-    threshold: float
-    familiar: float
-    neighbours: int
-    orientations: int
+    slope: FiniteFloat
+    intercept: FiniteFloat
+    threshold: FiniteFloat
+    familiar: FiniteFloat
+    neighbours: Count
+    orientations: Literal[1, 8]
 
     def probabilities(self, scores: Floats) -> Floats:
         """Return the calibrated probability of melanoma for each score."""
@@ -77,7 +79,9 @@ class Classifier:
         return nearest > self.familiar
 
 
-def fit_classifier(scores: Floats, malignant: Bools, nearest: Floats, neighbours: int, orientations: int) -> Classifier:
+def fit_classifier(
+    scores: Floats, malignant: Bools, nearest: Floats, neighbours: int, orientations: Literal[1, 8]
+) -> Classifier:
     """Fit the calibration to the scores `(N,)` and labels `(N,)` of the validation split, and set the thresholds.
 
     The threshold is the share of melanomas there: what is likelier to be one than an image drawn at random is called
@@ -106,9 +110,8 @@ def read_classifier(path: Path) -> Classifier:
         DataError: the file is absent or is something else.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return Classifier(**content)
+        return read_json(path, Classifier)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; run 'dvc repro evaluate' or 'dvc pull'") from None
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise DataError(f"{path}: not a classifier of this project: {error}; run 'dvc repro -f evaluate'") from None

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from tqdm import tqdm
 
 from isic_siamese.classifier import FAMILIAR, read_classifier
 from isic_siamese.embedding import embed
@@ -18,13 +19,14 @@ from isic_siamese.errors import DataError, run_command
 from isic_siamese.images import decode_image
 from isic_siamese.model_files import model_digest, read_facts, read_model
 from isic_siamese.references import WORDS, read_references
-from isic_siamese.shards import Shards
+from isic_siamese.shards import Shards, read_index
 from isic_siamese.shards_params import Fit
 
 MODELS = Path("data/models")
 EVALUATION = Path("data/evaluation")
 SHARDS = Path("data/shards/train")
 MOST_DRAWN = 20  # lesions on one picture
+MANY = 50  # images, from which on a bar shows how far the answers are
 NOTE = "A research model, not a diagnostic device: a doctor decides."
 
 
@@ -44,13 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parsed = parser.parse_args(arguments)
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold what the terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold letters that the terminal cannot show
     run_command(lambda: _write_lines(predict_files(parsed.images, parsed.picture)))
 
 
 def _write_lines(lines: Iterator[str]) -> None:
     for line in lines:
-        sys.stdout.write(line + "\n")
+        if sys.stdout:  # None where it is closed
+            sys.stdout.write(line + "\n")
 
 
 @dataclass(frozen=True)
@@ -90,8 +93,9 @@ def predict_files(paths: Sequence[Path], picture: Path | None = None) -> Iterato
     classifier = read_classifier(EVALUATION / "classifier.json")
     references = read_references(EVALUATION, model_digest(MODELS))
     images = [_read_image(path, encoder.image_px, fit) for path in paths]
+    bar = tqdm(images, unit="image", leave=False, disable=len(images) < MANY)
     # One at a time, so that an answer does not depend on what else was asked.
-    embeddings = np.concatenate([embed(encoder, [image[None]], classifier.orientations) for image in images])
+    embeddings = np.concatenate([embed(encoder, [image[None]], classifier.orientations) for image in bar])
     probabilities = classifier.probabilities(references.scores(embeddings))
     nearest = references.nearest(embeddings, classifier.neighbours)
     decisions, unfamiliar = classifier.decide(probabilities), classifier.is_unfamiliar(nearest[1][:, 0])
@@ -102,11 +106,11 @@ def predict_files(paths: Sequence[Path], picture: Path | None = None) -> Iterato
     for answer in answers:
         word = "no reliable answer" if answer.unfamiliar else WORDS[int(answer.malignant)]
         p = f"{answer.probability:.4f} (threshold {classifier.threshold:.4f})"
-        yield f"{answer.path}: {word}, probability of melanoma {p}"
+        yield f"{_printable(str(answer.path))}: {word}, probability of melanoma {p}"
         if answer.unfamiliar:
             usual = f"{FAMILIAR:.0%} of validation images have one within {classifier.familiar:.3f}"
             yield f"  unlike any reference lesion: {usual}"
-        yield f"  most like these {len(answer.nearest)} of {len(references.table)} reference lesions:"
+        yield f"  most like these {len(answer.nearest)} of {len(references.table)} reference images:"
         yield from (_describe(lesion) for _, lesion in answer.nearest.iterrows())
     yield NOTE
 
@@ -119,8 +123,13 @@ def _describe(lesion: "pd.Series[Any]") -> str:
     )
 
 
+def _printable(text: str) -> str:
+    """Return a name with what would move the cursor, or is no letter at all, spelt out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def _check_picture(path: Path | None, n_lesions: int) -> None:
-    if path and path.suffix != ".png":
+    if path and (path.suffix.lower() != ".png" or path.is_dir()):
         raise DataError(f"--picture {path}: a PNG is drawn; give it a name that ends in .png")
     if path and n_lesions > MOST_DRAWN:
         raise DataError(
@@ -132,16 +141,23 @@ def _draw(path: Path, answers: Sequence[Answer]) -> None:
     # Only now, because matplotlib takes longer to load than an answer.
     from isic_siamese.sheets import Tile, reference_tiles, write_sheet
 
-    shards, lines = Shards(SHARDS), []
+    shards, names, lines = Shards(SHARDS), read_index(SHARDS)["image_name"], []
     for answer in answers:
+        if names.reindex(answer.nearest["row"]).tolist() != answer.nearest["image_name"].tolist():
+            raise DataError(f"{SHARDS}: not the images that {EVALUATION} was made with; run 'dvc repro'")
         said = f"{WORDS[int(answer.malignant)]}, p = {answer.probability:.3f}"
-        text = f"{answer.path.stem[:18]}\n{'unlike any reference' if answer.unfamiliar else said}"
+        text = f"{_printable(answer.path.stem)[:18]}\n{'unlike any reference' if answer.unfamiliar else said}"
         lines.append([Tile(answer.image, text, None), *reference_tiles(answer.nearest, shards)])
     title = "The lesion and the references it is most like, with their distances; outlined as they were found"
-    write_sheet(path, title, lines)
+    try:
+        write_sheet(path, title, lines)
+    except OSError as error:
+        raise DataError(f"--picture {path}: {error.strerror}; give another path, or mend that") from None
 
 
 def _check_readable(path: Path) -> None:
+    if path.is_fifo():
+        return  # to open and close it would end whoever writes into it
     try:
         path.open("rb").close()
     except OSError as error:
@@ -152,4 +168,8 @@ def _read_image(path: Path, image_px: int, fit: Fit) -> npt.NDArray[np.uint8]:
     try:
         return decode_image(path.read_bytes(), image_px, fit)
     except DataError as error:
-        raise DataError(f"{path}: not a JPEG that can be read: {error}; give the path of a JPEG file") from None
+        raise DataError(f"{path}: {error}; give the path of a JPEG file that can be read") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -5,9 +5,13 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
+from pydantic import TypeAdapter, ValidationError
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -51,6 +55,21 @@ def write_json(path: Path, content: Mapping[str, object], rounded: bool = True) 
     with replacing(path) as temporary:
         text = json.dumps(_rounded(content) if rounded else content, indent=2, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8", newline="\n")
+
+
+def read_json(path: Path, kind: type[T]) -> T:
+    """Read a dataclass that `write_json` wrote: every field is there, of its type and within its range.
+
+    Raises:
+        FileNotFoundError: the file is absent.
+        ValueError: it is something else; the message names the first field that is wrong.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise ValueError(f"{where}: {first['msg']}") from None
 
 
 def _rounded(value: object) -> object:

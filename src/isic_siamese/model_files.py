@@ -1,7 +1,6 @@
 """The files of a trained model: its weights, and what it takes to build the network again."""
 
 import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -16,7 +15,8 @@ from isic_siamese.batch_norm import fold_as_in
 from isic_siamese.devices import pick_device
 from isic_siamese.encoder import SiameseEncoder
 from isic_siamese.errors import DataError
-from isic_siamese.files import replacing, write_json
+from isic_siamese.files import read_json, replacing, write_json
+from isic_siamese.params import Count
 from isic_siamese.shards_params import Fit
 
 
@@ -36,9 +36,9 @@ class ModelFacts:
     """
 
     encoder: str
-    stages: int
-    embedding_dim: int
-    image_px: int
+    stages: Count
+    embedding_dim: Count
+    image_px: Count
     fit: Fit
     mean: list[float]
     std: list[float]
@@ -69,13 +69,14 @@ def write_model(folder: Path, encoder: SiameseEncoder, fit: Fit, margin: float |
 
 
 def model_digest(folder: Path) -> str:
-    """Return the SHA-256 of the weights in `folder`, by which what was made with a model knows it again.
+    """Return the SHA-256 of both files in `folder`, by which what was made with a model knows it again.
 
     Raises:
         DataError: there are none.
     """
     with _explaining(folder):
-        return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+        files = (folder / "model.json", folder / "model.safetensors")
+        return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
 def read_facts(folder: Path) -> ModelFacts:
@@ -85,7 +86,7 @@ def read_facts(folder: Path) -> ModelFacts:
         DataError: the file is absent or is something else.
     """
     with _explaining(folder):
-        return ModelFacts(**json.loads((folder / "model.json").read_text(encoding="utf-8")))
+        return read_json(folder / "model.json", ModelFacts)
 
 
 def read_model(folder: Path, device: torch.device | None = None) -> SiameseEncoder:
@@ -108,6 +109,8 @@ def _explaining(folder: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise DataError(f"{error.filename}: no such file; run 'dvc repro train' or 'dvc pull'") from None
+        raise DataError(
+            f"{error.filename}: no such file; in the root of the repository, run 'dvc repro train' or 'dvc pull'"
+        ) from None
     except (TypeError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise DataError(f"{folder}: not a model of this project: {error}; run 'dvc repro -f train'") from None

@@ -104,9 +104,11 @@ def read_references(folder: Path, model: str) -> References:
         made_with = json.loads((folder / MODEL_JSON).read_text(encoding="utf-8"))["sha256"]
         embeddings = np.load(folder / EMBEDDINGS_NPY, mmap_mode="r")
         references = References(np.asarray(embeddings[table["row"].to_numpy()], np.float32), table, read_votes(folder))
+        if not table["target"].isin([0, 1]).all() or references.votes.weights.shape != (len(table),):
+            raise ValueError("its files do not belong together")
     except FileNotFoundError as error:
         raise DataError(f"{error.filename}: no such file; run 'dvc repro evaluate' or 'dvc pull'") from None
-    except (ValueError, TypeError, KeyError, IndexError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, EOFError) as error:
         raise DataError(f"{folder}: no references of this project: {error}; run 'dvc repro -f evaluate'") from None
     if made_with != model:
         raise DataError(f"{folder}: made with another model than that of data/models; run 'dvc repro evaluate'")

@@ -158,6 +158,7 @@ def read_votes(folder: Path) -> Votes:
 
     Raises:
         FileNotFoundError: a file is absent.
-        ValueError, TypeError: it is something else.
+        ValueError, TypeError, KeyError, EOFError: it is something else.
     """
-    return Votes(np.load(folder / VOTES_NPY), **json.loads((folder / VOTES_JSON).read_text(encoding="utf-8")))
+    numbers = json.loads((folder / VOTES_JSON).read_text(encoding="utf-8"))
+    return Votes(np.load(folder / VOTES_NPY), float(numbers["intercept"]), float(numbers["temperature"]))
