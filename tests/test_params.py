@@ -61,6 +61,7 @@ def test_a_number_that_dvc_writes_with_an_exponent_is_a_number(tmp_path: Path) -
         ("margin: 1.0", "margn: 1.0", "margn: no such key; check its spelling"),
         ("margin: 1.0", "margn: 1.0", "margin: this key is missing"),
         ("seed: 2020", "seed: 1.5", "seed: input should be a valid integer, got 1.5"),
+        ("margin: 1.0", "margin: {}", "margin: input should be a valid number, got {}"),
         ("release: demo", "release: ''", "release: string should have at least 1 character, got ''"),
     ],
 )
@@ -72,10 +73,27 @@ def test_a_wrong_key_at_the_top_is_named_with_what_was_wanted_and_what_came(
     assert f"params.yaml: {message}" in str(error.value)
 
 
-def test_keys_that_do_not_go_together_are_named_without_the_whole_section(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "  weights: imagenet",
+            "  weights: none",
+            "train: frozen_groups would keep random weights; with weights: none set frozen_groups to 0",
+        ),
+        (
+            "  warmup_epochs: 1.0",
+            "  warmup_epochs: 21.0",
+            "train: the warm-up would end after training: warmup_epochs is 21, epochs 20; "
+            "lower the one or raise the other",
+        ),
+    ],
+)
+def test_keys_that_do_not_go_together_are_named_without_the_whole_section(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
     with pytest.raises(ParamsError) as error:
-        Params(edited(tmp_path, "  weights: imagenet", "  weights: none")).section("train", TrainParams)
-    message = "train: frozen_groups would keep random weights; with weights: none set frozen_groups to 0"
+        Params(edited(tmp_path, old, new)).section("train", TrainParams)
     assert str(error.value).endswith(f"params.yaml: {message}")
 
 
@@ -93,6 +111,16 @@ def test_keys_that_do_not_go_together_are_named_without_the_whole_section(tmp_pa
             "  weights: imagenet",
             "  weights: google",
             "train.weights: input should be 'imagenet', 'timm' or 'none', got 'google'",
+        ),
+        (
+            "  embedding_dim: 512",
+            "  embedding_dim: 100000",
+            "train.embedding_dim: input should be less than or equal to 16384, got 100000",
+        ),
+        (
+            "  weight_decay: 0.05",
+            "  weight_decay: 1.0e+10",
+            "train.weight_decay: input should be less than or equal to 10, got 10000000000.0",
         ),
         (
             "  frozen_groups: all",
@@ -125,6 +153,10 @@ def test_a_file_that_is_missing_or_not_yaml_and_a_missing_section_are_named(tmp_
     path.write_text("release: demo\nseed: 1\nmargin: 1.0\n")
     with pytest.raises(ParamsError, match="section 'pairs' is missing"):
         Params(path).section("pairs", PairsParams)
+    for wrong in ("", " []"):
+        path.write_text(f"release: demo\nseed: 1\nmargin: 1.0\npairs:{wrong}\n")
+        with pytest.raises(ParamsError, match=r"pairs: wanted keys and values, got (None|\[\])"):
+            Params(path).section("pairs", PairsParams)
     path.write_text("release: demo\nseed: 1\nmargin: 1.0\npairz: {views_per_block: 64}\n")
     with pytest.raises(ParamsError, match="section 'pairs' is missing; there are: pairz"):
         Params(path).section("pairs", PairsParams)

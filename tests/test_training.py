@@ -95,6 +95,16 @@ def test_a_run_that_is_over_stays_at_hand_until_its_results_are_written(data: Tr
     assert np.array_equal(again.best, embed_rows(whole.encoder, data.shards, data.val_rows))
 
 
+def test_a_run_on_more_threads_is_another_one(data: TrainingData) -> None:
+    n_threads = torch.get_num_threads()
+    key = make_trainer(data).key()
+    try:
+        torch.set_num_threads(n_threads + 1)
+        assert make_trainer(data).key() != key
+    finally:
+        torch.set_num_threads(n_threads)
+
+
 def test_a_run_says_what_it_runs_on(data: TrainingData, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     trainer = make_trainer(data, epochs=1, precision="bfloat16")
@@ -102,13 +112,16 @@ def test_a_run_says_what_it_runs_on(data: TrainingData, tmp_path: Path, caplog: 
     assert f"on cpu, encoder in bfloat16, {len(trainer.steps)} steps an epoch" in caplog.text
 
 
-@pytest.mark.parametrize("n_bytes", [0, 1000])
+@pytest.mark.parametrize("damage", ["empty", "cut", "a bit"])
 def test_a_checkpoint_that_is_not_whole_costs_its_run_and_no_more(
-    data: TrainingData, tmp_path: Path, n_bytes: int, caplog: pytest.LogCaptureFixture
+    data: TrainingData, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     trainer = make_trainer(data, epochs=1)
     whole = train(trainer, tmp_path / "checkpoints", lambda _: None)
-    os.truncate(tmp_path / f"checkpoints/{trainer.key()}.pt", n_bytes)
+    path = tmp_path / f"checkpoints/{trainer.key()}.pt"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes({"empty": bytearray(), "cut": content[:1000], "a bit": content}[damage])
     again = run(make_trainer(data, epochs=1), tmp_path)
     assert "is not whole: starting anew" in caplog.text
     pd.testing.assert_frame_equal(again.history, whole.history, check_exact=True)
@@ -172,7 +185,7 @@ def test_ctrl_c_stops_without_a_traceback_and_keeps_the_checkpoint(tmp_path: Pat
     assert process.returncode == 130
     assert errors.endswith("stopped\n") and "Traceback" not in errors
     (left,) = tmp_path.glob("checkpoints/*")
-    assert set(torch.load(left)) == {"trainer", "progress"}
+    assert set(checkpoint.Checkpoint(left.parent, left.stem).load() or {}) == {"trainer", "progress"}
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")

@@ -3,19 +3,21 @@
 import hashlib
 import io
 import logging
-import pickle
 import shutil
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import timm
 import torch
 
 from isic_siamese.files import replacing
 
 log = logging.getLogger(__name__)
 
+DIGEST_BYTES = 16  # of the content, before it: torch reads damaged weights without a word
 SECONDS_APART = 30.0  # how much work a kill may cost; one write takes about 0.1 s for 5 million weights
 
 
@@ -24,14 +26,14 @@ def run_key(facts: Iterable[bytes | memoryview]) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
-    digest.update(torch.__version__.encode())
+    digest.update(f"{torch.__version__} {timm.__version__} {np.__version__}".encode())
     for fact in facts:
         digest.update(fact)
     return digest.hexdigest()
 
 
 class Checkpoint:
-    """One file that holds the state of one run: `<folder>/<key>.pt`."""
+    """One file that holds the state of one run, after its digest: `<folder>/<key>.pt`."""
 
     def __init__(self, folder: Path, key: str) -> None:
         """Name the file; nothing is written yet."""
@@ -42,13 +44,12 @@ class Checkpoint:
         """Return the state that was saved last, its tensors in host memory; None where there is none that is whole."""
         if not self.path.exists():
             return None
-        try:
-            # Our own file, named by a hash of all that went into it.
-            state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError):  # what a machine that lost its power may leave
+        digest, content = (whole := self.path.read_bytes())[:DIGEST_BYTES], whole[DIGEST_BYTES:]
+        if digest != _digest(content):  # what a machine that lost its power may leave
             log.warning("%s is not whole: starting anew", self.path)
             return None
         log.info("going on from %s", self.path)
+        state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         return state
 
     def due(self) -> bool:
@@ -60,8 +61,12 @@ class Checkpoint:
         content = io.BytesIO()
         torch.save(state, content)  # not into the file: torch would not say that the disk is full
         with replacing(self.path) as temporary:
-            temporary.write_bytes(content.getbuffer())
+            temporary.write_bytes(_digest(content.getbuffer()) + content.getbuffer())
         self._saved = time.monotonic()
+
+
+def _digest(content: bytes | memoryview) -> bytes:
+    return hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
 
 
 def forget_runs(folder: Path) -> None:

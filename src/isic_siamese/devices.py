@@ -41,7 +41,7 @@ def explaining_out_of_memory() -> Iterator[None]:
             raise
         raise TrainingError(
             f"training: out of memory on {pick_device()}: {error}; see what else is in it, or lower "
-            "pairs.views_per_block with pairs.pairs_per_block, or shards.image_px"
+            "pairs.views_per_block with pairs.pairs_per_block, shards.image_px or train.embedding_dim"
         ) from None
 
 

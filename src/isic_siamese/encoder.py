@@ -133,7 +133,10 @@ class SiameseEncoder(nn.Module):
             return {name for name, _ in self.backbone.named_parameters()}
         groups = group_parameters(self.backbone, self.backbone.group_matcher(coarse=True))
         if n_groups > len(groups):
-            raise ParamsError(f"train.frozen_groups: {self.name} has {len(groups)} layer groups, got {n_groups}")
+            raise ParamsError(
+                f"train.frozen_groups: {self.name} has {len(groups)} layer groups, got {n_groups}; set all, or 0 to "
+                f"{len(groups)}"
+            )
         return {name for group in range(n_groups) for name in groups[group]}
 
     @property
@@ -194,7 +197,7 @@ def _stage_channels(backbone: Any, name: str, stages: int) -> list[int]:
         raise ParamsError(f"train.encoder: timm gives no feature maps of {name}; take another, such as resnet18")
     info = [stage["num_chs"] for stage in backbone.feature_info]
     if stages > len(info):
-        raise ParamsError(f"train.stages: {name} has {len(info)} stages, got {stages}")
+        raise ParamsError(f"train.stages: {name} has {len(info)} stages, got {stages}; set 1 to {len(info)}")
     return info[:stages]
 
 

@@ -54,8 +54,13 @@ class Params:
             raise ParamsError(f"{path}: not YAML: {error}") from None
         if not isinstance(content, dict):
             raise ParamsError(f"{path}: wanted keys and values, got {type(content).__name__}")
-        # Any mapping is a section, so that a new one makes no stage stale; a misspelt one is missed when it is read.
-        self._sections = {name: content.pop(name) for name, value in list(content.items()) if isinstance(value, dict)}
+        # What is no single value is a section, so that a new one makes no stage stale; a misspelt one is missed later.
+        nested = [
+            name
+            for name, value in content.items()
+            if name not in Common.model_fields and not isinstance(value, str | int | float)
+        ]
+        self._sections = {name: content.pop(name) for name in nested}
         self.common = self._check("", content, Common)
 
     def section(self, name: str, model: type[SectionT]) -> SectionT:
@@ -67,6 +72,8 @@ class Params:
         if name not in self._sections:
             known = ", ".join(self._sections) or "none"
             raise ParamsError(f"{self._path}: section '{name}' is missing; there are: {known}")
+        if not isinstance(self._sections[name], dict):
+            raise ParamsError(f"{self._path}: {name}: wanted keys and values, got {self._sections[name]!r}")
         return self._check(name, self._sections[name], model)
 
     def _check(self, name: str, content: object, model: type[SectionT]) -> SectionT:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
@@ -35,12 +36,12 @@ class TrainParams(Section):
     weights: Literal["imagenet", "timm", "none"]
     stages: Count
     frozen_groups: FrozenGroups
-    embedding_dim: Annotated[int, Field(ge=2)]
+    embedding_dim: Annotated[int, Field(ge=2, le=16384)]
     loss: Literal["contrastive", "triplet", "supervised_contrastive", "cross_entropy"]
-    cross_entropy_weight: Annotated[float, Field(ge=0)]
+    cross_entropy_weight: Annotated[float, Field(ge=0, le=100)]
     epochs: Count
     learning_rate: Positive
-    weight_decay: Annotated[float, Field(ge=0)]
+    weight_decay: Annotated[float, Field(ge=0, le=10)]
     warmup_epochs: Annotated[float, Field(ge=0)]
     precision: Literal["auto", "float32", "bfloat16"]
 
@@ -48,6 +49,15 @@ class TrainParams(Section):
     def _freeze_what_is_trained(self) -> Self:
         if self.weights == "none" and self.frozen_groups:
             raise ValueError("frozen_groups would keep random weights; with weights: none set frozen_groups to 0")
+        return self
+
+    @model_validator(mode="after")
+    def _warm_up_in_time(self) -> Self:
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"the warm-up would end after training: warmup_epochs is {self.warmup_epochs:g}, epochs {self.epochs}; "
+                "lower the one or raise the other"
+            )
         return self
 
 
@@ -83,8 +93,9 @@ def check_classes(data: TrainingData) -> None:
 
 def training_key(data: TrainingData, params: TrainParams, recipe: AugmentParams, margin: float, seed: int) -> str:
     """Return a name for a run that changes with anything that its result depends on."""
-    # Another machine would go on, and end in other bytes than either.
-    machine = f"{device_name(pick_device())} {ranks.n_ranks()}"
+    # On another machine, or with more threads, it would go on and end in other bytes than either.
+    processor = f"{torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"
+    machine = f"{device_name(pick_device())} {processor} {ranks.n_ranks()}"
     settings = [params.model_dump_json(), recipe.model_dump_json(), f"{margin} {seed}", machine]
     return run_key(_facts(data, settings))
 
