@@ -5,7 +5,7 @@ BASE ?= main
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup repro review test check format lock clean
+.PHONY: help setup repro card review test check format lock clean
 
 help: ## list the targets
 	@echo "make setup, then make repro: from a clone to metrics. The targets:"
@@ -25,6 +25,9 @@ setup: .venv/.ready ## make .venv from requirements.lock, the package editable
 
 repro: setup ## rebuild whatever is stale, from data to metrics
 	dvc repro
+
+card: setup ## write the figures of metrics/ into docs/model-card.md and README.md
+	@python -m isic_siamese.model_card
 
 review: setup ## tell what this branch changes, as a pull request's comment does; against another: BASE=origin/main
 	@python -m isic_siamese.review $(if $(URL),--url $(URL)) $(BASE)

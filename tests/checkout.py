@@ -11,7 +11,29 @@ import pytest
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
-SMALL: dict[str, dict[str, object]] = {
+# What tests take for granted of `params.yaml`, whatever a branch has made its defaults.
+FIXED: dict[str, object] = {
+    "release": "demo",
+    "seed": 2020,
+    "margin": 1.0,
+    "demo": {"patients": 80, "images": 320, "melanomas": 44},
+    "split": {"train": 0.7, "val": 0.15},
+    "augment": {"apply_to": "oversampled", "flip": 0.5, "rotate": "quarter", "scale": 0.0, "translate": 0.0},
+    "train": {
+        "encoder": "tf_efficientnet_lite0",
+        "weights": "imagenet",
+        "stages": 4,
+        "frozen_groups": "all",
+        "embedding_dim": 512,
+        "epochs": 20,
+        "weight_decay": 0.05,
+        "warmup_epochs": 1.0,
+    },
+    "evaluate": {"neighbours": 5, "orientations": 8},
+    "crossvalidate": {"folds": 5},
+    "review": {"roc_auc": [0.6, 1.0], "balanced_accuracy": [0.55, 1.0]},
+}
+SMALL: dict[str, object] = {
     "demo": {"patients": 40, "images": 90, "melanomas": 24, "duplicates": 2, "test_images": 3, "image_px": 96},
     "shards": {"image_px": 32, "images_per_shard": 40},
     "pairs": {"views_per_block": 16, "pairs_per_block": 64},
@@ -31,6 +53,18 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     **{f"GIT_{role}_{field}": "test@localhost" for role in ("AUTHOR", "COMMITTER") for field in ("NAME", "EMAIL")},
 }
+
+
+def write_params(path: Path, changes: dict[str, object] | None = None) -> None:
+    """Write the committed `params.yaml` with the values of `FIXED`, and then of `changes`, in the place of its own."""
+    yaml = YAML()
+    params = yaml.load(ROOT / "params.yaml")
+    for name, value in [*FIXED.items(), *(changes or {}).items()]:
+        if isinstance(value, dict):
+            params[name].update(value)
+        else:
+            params[name] = value
+    yaml.dump(params, path)
 
 
 class Repository:
@@ -61,14 +95,6 @@ class Repository:
     def commit(self, message: str) -> None:
         self.git("add", "-A")
         self.git("commit", "-qm", message)
-
-    def change_params(self, changes: dict[str, dict[str, object]]) -> None:
-        yaml = YAML()
-        path = self.folder / "params.yaml"
-        params = yaml.load(path)
-        for section, keys in changes.items():
-            params[section].update(keys)
-        yaml.dump(params, path)
 
     def hashes(self) -> dict[str, str]:
         lock = YAML(typ="safe").load((self.folder / "dvc.lock").read_text())["stages"]
@@ -106,7 +132,7 @@ class Checkout(Repository):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(ROOT / name, target)
         (folder / "stages/dvc.lock").unlink(missing_ok=True)
-        self.change_params(SMALL)
+        write_params(self.folder / "params.yaml", SMALL)
         self.git("init", "-q", "-b", "main")
         self.commit("start")
 

@@ -5,7 +5,7 @@ import pytest
 
 from isic_siamese import model_card
 from isic_siamese.errors import DataError
-from isic_siamese.model_card import SOURCES, card_from_files, compose_card
+from isic_siamese.model_card import SOURCES, compose_card, documents, update_readme
 
 ROOT = Path(__file__).parents[1]
 FIGURE = {"value": 0.873, "low": 0.8, "high": 0.95}
@@ -20,6 +20,8 @@ def some_numbers() -> model_card.Numbers:
         "evaluate": {
             "goal": "balanced accuracy 0.830 (0.790 to 0.870): the lower end does not reach 0.80",
             "roc_auc": FIGURE,
+            "balanced_accuracy": {"value": 0.83, "low": 0.79, "high": 0.87},
+            "counts": {"test": {"images": 4900, "melanomas": 86, "patients": 308}},
             "ppv": {"value": 0.1},
             "at_dermatologists": dict.fromkeys(model_card.STUDIES, both),
             "groups": {"site": {"head_neck": group, "torso": {**group, "roc_auc": FIGURE}}},
@@ -47,11 +49,24 @@ def test_the_card_of_the_demo_says_that_it_is_of_no_skin() -> None:
     assert "these figures say nothing of skin" in compose_card("demo", 0.95, some_numbers())
 
 
+def test_the_readme_has_the_figures_of_the_demo_and_else_stays_as_it_is() -> None:
+    before = "# Title\n\nOn the demo: nothing.\n| demo (drawn) | - |\n| real | - |\n"
+    assert update_readme(before, some_numbers()).splitlines() == [
+        "# Title",
+        "",
+        "On the demo: balanced accuracy 0.830 (0.790 to 0.870): the lower end does not reach 0.80.",
+        "| demo (drawn) | 4900 (86) | 308 | 0.873 (0.800 to 0.950) | 0.830 (0.790 to 0.870) | 0.500 | 0.500 |",
+        "| real | - |",
+    ]
+    with pytest.raises(DataError, match=r"README\.md: wanted one line that begins with 'On the demo: ', got 0"):
+        update_readme("# Title\n", some_numbers())
+
+
 def test_metrics_that_are_absent_say_what_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     with pytest.raises(DataError, match=r"metrics/split\.json: no such file; run 'dvc repro'"):
-        card_from_files()
+        documents()
 
 
 def test_metrics_of_another_version_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,12 +76,13 @@ def test_metrics_of_another_version_are_refused(tmp_path: Path, monkeypatch: pyt
     for name in SOURCES:
         (tmp_path / f"metrics/{name}.json").write_text(json.dumps({}))
     with pytest.raises(DataError, match="not the metrics of this version"):
-        card_from_files()
+        documents()
 
 
 @pytest.mark.skipif(
     not all((ROOT / f"metrics/{name}.json").exists() for name in SOURCES), reason="needs the metrics of 'dvc repro'"
 )
-def test_the_committed_card_is_that_of_the_committed_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_committed_documents_are_those_of_the_committed_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    assert model_card.CARD.read_text(encoding="utf-8") == card_from_files(), "run 'python -m isic_siamese.model_card'"
+    for path, text in documents().items():
+        assert path.read_text(encoding="utf-8") == text, f"{path} is of other metrics: run 'make card'"

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from isic_siamese.errors import DataError
 from isic_siamese.review import ReviewParams, judge
 from isic_siamese.staleness import stale_locks
-from tests.checkout import ENVIRONMENT, ROOT, Repository
+from tests.checkout import ENVIRONMENT, ROOT, Repository, write_params
 
 SCRIPT = """\
 import json
@@ -48,7 +48,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     made = Repository(tmp_path_factory.mktemp("project"))
     made.git("init", "-q", "-b", "main")
     shutil.copytree(ROOT / ".dvc", made.folder / ".dvc", ignore=lambda _, names: set(names) - {"config"})
-    shutil.copy(ROOT / "params.yaml", made.folder)
+    write_params(made.folder / "params.yaml")
     for name, text in {
         "evaluate.py": SCRIPT,
         "dvc.yaml": PIPELINE,

@@ -1,6 +1,10 @@
-"""Write `docs/model-card.md` from the metrics, so that it cannot drift: `python -m isic_siamese.model_card`."""
+"""Write what documents say of the metrics, so that it cannot drift: `make card`.
+
+That is `docs/model-card.md`, and of `README.md` the lines on the demo.
+"""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +16,7 @@ from isic_siamese.files import replacing
 from isic_siamese.params import Params
 
 METRICS = Path("metrics")
-CARD = Path("docs/model-card.md")
+CARD, README = Path("docs/model-card.md"), Path("README.md")
 SOURCES = ("split", "evaluate", "controls")
 
 Numbers = Mapping[str, Any]
@@ -95,7 +99,7 @@ def compose_card(release: str, confidence: float, numbers: Numbers) -> str:
 def _head(release: str) -> Iterator[str]:
     yield "# Model card"
     yield ""
-    yield "Written by `python -m isic_siamese.model_card` from `metrics/`. Do not edit it: change the text there."
+    yield "Written by `make card` from `metrics/`. Do not edit it: change the text in `src/isic_siamese/model_card.py`."
     yield ""
     yield "- **Model**: a Siamese network: one encoder for both images of a pair, contrastive loss over balanced pairs"
     yield "  plus, by default, a cross-entropy of each image's class, unit-length embeddings. An image is compared with"
@@ -175,16 +179,39 @@ def _cell(figure: Numbers | None) -> str:
     return "-" if figure is None else figure_text(figure)
 
 
-def card_from_files() -> str:
-    """Compose the card from `params.yaml` and `metrics/`.
+def update_readme(readme: str, numbers: Numbers) -> str:
+    """Return the README with its lines on the demo made anew; `numbers` as in `compose_card`.
+
+    Raises:
+        DataError: it has no such line.
+    """
+    evaluation, controls = numbers["evaluate"], numbers["controls"]
+    counts = evaluation["counts"]["test"]
+    figures = [evaluation["roc_auc"], evaluation["balanced_accuracy"]]
+    figures += [controls[name]["roc_auc"] for name in ("mean_colour", "imagenet_features")]
+    cells = [f"{counts['images']} ({counts['melanomas']})", counts["patients"], *map(figure_text, figures)]
+    lines = {"On the demo: ": f"{evaluation['goal']}.", "| demo (drawn) | ": " | ".join(map(str, cells)) + " |"}
+    for start, rest in lines.items():
+        readme, n = re.subn(rf"^{re.escape(start)}.*$", start + rest, readme, flags=re.MULTILINE)
+        if n != 1:
+            raise DataError(f"{README}: wanted one line that begins with {start!r}, got {n}; put it back")
+    return readme
+
+
+def documents() -> dict[Path, str]:
+    """Return what `docs/model-card.md` should hold, and `README.md`, where the release is the demo.
 
     Raises:
         DataError: a metrics file is absent or older than this code.
     """
     params = Params()
+    release, confidence = params.common.release, params.section("evaluate", EvaluateParams).confidence
     try:
         numbers = {name: json.loads((METRICS / f"{name}.json").read_text(encoding="utf-8")) for name in SOURCES}
-        return compose_card(params.common.release, params.section("evaluate", EvaluateParams).confidence, numbers)
+        made = {CARD: compose_card(release, confidence, numbers)}
+        if release == "demo":
+            made[README] = update_readme(README.read_text(encoding="utf-8"), numbers)
+        return made
     except FileNotFoundError as error:
         raise DataError(f"{error.filename}: no such file; run 'dvc repro'") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -192,10 +219,10 @@ def card_from_files() -> str:
 
 
 def main() -> None:
-    """Write the card."""
-    card = card_from_files()
-    with replacing(CARD) as temporary:
-        temporary.write_text(card, encoding="utf-8", newline="\n")
+    """Write both."""
+    for path, text in documents().items():
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":
