@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkout import ENVIRONMENT, ROOT, Checkout
+from tests.checkout import ENVIRONMENT, ROOT, Checkout, Repository
 
 pytestmark = pytest.mark.xdist_group("team")  # in one of the two processes, so that the pipeline runs once for them
 
@@ -37,7 +37,8 @@ def run(command: str, folder: Path) -> str:
 
 
 def test_the_walk_through_does_what_it_shows_and_never_touches_the_release(checkout: Checkout, tmp_path: Path) -> None:
-    keeper = checkout.clone(tmp_path / "isic-siamese.git")
+    checkout.git("clone", "-q", "--bare", ".", str(tmp_path / "isic-siamese.git"))
+    keeper = Repository(tmp_path / "isic-siamese.git").clone(tmp_path / "keeper")
     keeper.dvc("config", "--local", "cache.dir", str(checkout.folder / ".dvc/cache"))
     keeper.dvc("checkout")
     folder = keeper.folder
