@@ -81,7 +81,7 @@ def main() -> None:
     write_misses(EVALUATION / "misses.png", answers, test, shards, references)
     for name, table in curve_tables(answers).items():
         write_csv(PLOTS / f"{name}.csv", table)
-    write_curves(PLOTS, answers, evaluation)
+    write_curves(PLOTS, answers, evaluation, drawn=params.common.release == "demo")
     write_distances(PLOTS / "distances.png", measured, read_facts(MODELS).margin)
     write_map(PLOTS / "embeddings.png", embeddings[rows["test"]], answers.malignant)
     counts = {"test": count_answers(answers, test["patient_id"]), "checked_for_leaks": checked}

@@ -64,7 +64,7 @@ def test_the_command_draws_each_lesion_beside_its_nearest_references(
     cli.main(["predict", *lesions, "--picture", str(tmp_path / "new/answers.png")])
     assert capsys.readouterr().out == plain
     with Image.open(tmp_path / "new/answers.png") as image:
-        assert image.format == "PNG" and image.size == (840, 540)
+        assert image.format == "PNG" and image.size == (840, 562)
         pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
     nearest = pd.read_csv(here / "data/evaluation/references.csv").query("image_name in @plain.split()")["row"]
     assert 3 <= len(nearest) <= 6

@@ -65,10 +65,21 @@ def test_the_roc_has_the_band_the_area_and_the_threshold_of_the_evaluation(
 ) -> None:
     drawn: list[tuple[Any, ...]] = []
     monkeypatch.setattr(figures, "draw_roc", lambda *given: drawn.append(given))
+    monkeypatch.setattr(figures, "draw_studies", lambda _: None)
     write_curves(tmp_path, some_answers(), evaluation)
     _, title, (curve,), (ends, confidence), decisions = drawn[0]
-    assert title == "ROC, test split" and curve.area == evaluation.figures["roc_auc"]
+    assert title == "ROC, test split: 80 images, 20 melanoma" and curve.area == evaluation.figures["roc_auc"]
     assert ends is evaluation.band and confidence == 0.95 and decisions is evaluation.figures
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_dermatologists_stand_beside_real_lesions_alone(
+    drawn: bool, evaluation: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Figure] = []
+    monkeypatch.setattr(figures, "draw_studies", asked.append)
+    write_curves(tmp_path, some_answers(), evaluation, drawn)
+    assert len(asked) == (not drawn)
 
 
 def test_the_worst_misses_are_the_surest_of_each_kind() -> None:
@@ -105,7 +116,7 @@ def test_the_sheet_shows_each_miss_beside_its_nearest_references(tmp_path: Path)
         for tile, near, distance in zip(line[1:], answers.nearest[position], answers.distances[position], strict=True):
             word = "melanoma" if tile.malignant else "benign"
             assert tile.malignant == references.malignant[near]
-            assert tile.text == f"ISIC_{near + 10}\n{word}, {distance:.3f}" and (tile.image == near + 10).all()
+            assert tile.text == f"ISIC_{near + 10}\n{word}, d = {distance:.3f}" and (tile.image == near + 10).all()
 
 
 @pytest.mark.parametrize("perfect", [True, False])
@@ -115,7 +126,7 @@ def test_a_sheet_is_written_with_misses_and_without(perfect: bool, tmp_path: Pat
         answers = dataclasses.replace(answers, decisions=answers.malignant)
     write_misses(tmp_path / "misses.png", answers, *sheet_of(tmp_path, answers))
     with Image.open(tmp_path / "misses.png") as image:
-        assert image.width == 1260 and (image.height < 300) == perfect
+        assert image.width == 1260 and (image.height < 350) == perfect
 
 
 def test_a_sheet_shows_five_neighbours_however_many_there_are(tmp_path: Path) -> None:

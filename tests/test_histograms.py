@@ -15,9 +15,9 @@ def test_each_histogram_holds_the_pairs_of_its_kind_alone() -> None:
     outlines = [np.asarray(patch.get_path().vertices) for patch in axes.patches if patch.get_fill()]
     tops = [outline[outline[:, 1].argmax(), 0] for outline in outlines]
     assert tops == pytest.approx([0.28, 1.48], abs=0.05)
-    assert axes.get_legend_handles_labels()[1] == ["same class", "different class", "margin 1"]
+    assert axes.get_legend_handles_labels()[1] == ["same class, n = 20", "different class, n = 30", "margin 1"]
     draw_histogram(bare := Figure().subplots(), "title", np.where(same, 0.31, 1.51), same, margin=None)
-    assert bare.get_legend_handles_labels()[1] == ["same class", "different class"]
+    assert bare.get_legend_handles_labels()[1] == ["same class, n = 20", "different class, n = 30"]
 
 
 def test_one_panel_is_as_wide_as_the_other_pictures_and_two_stand_side_by_side(tmp_path: Path) -> None:

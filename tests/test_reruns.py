@@ -31,7 +31,7 @@ FILES = {
     "stages/predict.py": ["predict"],
 }
 PARAMS = {
-    "release: demo": ["download"],
+    "release: demo": ["download", "evaluate"],
     "melanomas: 24": ["download"],
     "image_px: 32": ["shards", "train"],
     "seed: 2020": ["split", "pairs", "train", "evaluate", "controls"],

@@ -5,7 +5,7 @@ from matplotlib.legend import Legend
 from sklearn.metrics import roc_auc_score
 
 from isic_siamese.measures import GRID
-from isic_siamese.roc import Roc, draw_roc, trace_roc
+from isic_siamese.roc import Roc, draw_roc, draw_studies, trace_roc
 
 MALIGNANT = np.array([0, 0, 1, 0, 1, 1], bool)
 SCORES = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
@@ -26,6 +26,7 @@ def test_the_picture_shows_each_curve_the_interval_the_threshold_and_the_dermato
     band = np.stack([GRID / 2, np.sqrt(GRID)])
     decisions = {"sensitivity": {"value": 0.75}, "specificity": {"value": 0.6}}
     draw_roc(figure, "ROC", curves, (band, 0.9), decisions)
+    draw_studies(figure)
     axes = figure.axes[0]
     drawn = {str(line.get_label()): line.get_xydata() for line in axes.lines}
     assert np.array_equal(
@@ -35,7 +36,7 @@ def test_the_picture_shows_each_curve_the_interval_the_threshold_and_the_dermato
     assert np.allclose(drawn["Brinker 2019"], [[1 - 0.6, 0.741]])
     assert np.allclose(drawn["threshold of validation"], [[0.4, 0.75]])
     (area,) = axes.collections
-    assert area.get_label() == "90 % interval, patients resampled"
+    assert area.get_label() == "90 % interval at each point, patients resampled"
     vertices = np.asarray(area.get_paths()[0].vertices)
     for end in band:
         assert {*zip(GRID, end, strict=True)} <= {*map(tuple, vertices)}

@@ -102,7 +102,7 @@ def predict_files(paths: Sequence[Path], picture: Path | None = None) -> Iterato
     tables = [references.table.iloc[rows].assign(distance=distances) for rows, distances in zip(*nearest, strict=True)]
     answers = list(map(Answer, paths, images, decisions, probabilities, unfamiliar, tables))
     if picture:
-        _draw(picture, answers)
+        _draw(picture, answers, classifier.threshold)
     for answer in answers:
         word = "no reliable answer" if answer.unfamiliar else WORDS[int(answer.malignant)]
         p = f"{answer.probability:.4f} (threshold {classifier.threshold:.4f})"
@@ -137,7 +137,7 @@ def _check_picture(path: Path | None, n_lesions: int) -> None:
         )
 
 
-def _draw(path: Path, answers: Sequence[Answer]) -> None:
+def _draw(path: Path, answers: Sequence[Answer], threshold: float) -> None:
     # Only now, because matplotlib takes longer to load than an answer.
     from isic_siamese.sheets import Tile, reference_tiles, write_sheet
 
@@ -145,10 +145,10 @@ def _draw(path: Path, answers: Sequence[Answer]) -> None:
     for answer in answers:
         if names.reindex(answer.nearest["row"]).tolist() != answer.nearest["image_name"].tolist():
             raise DataError(f"{SHARDS}: not the images that {EVALUATION} was made with; run 'dvc repro'")
-        said = f"{WORDS[int(answer.malignant)]}, p = {answer.probability:.3f}"
+        said = f"{WORDS[int(answer.malignant)]}, p = {answer.probability:.3f}\n(threshold {threshold:.3f})"
         text = f"{_printable(answer.path.stem)[:18]}\n{'unlike any reference' if answer.unfamiliar else said}"
         lines.append([Tile(answer.image, text, None), *reference_tiles(answer.nearest, shards)])
-    title = "The lesion and the references it is most like, with their distances; outlined as they were found"
+    title = "The lesion and the references it is most like, at the distance d; outlined as they were found"
     try:
         write_sheet(path, title, lines)
     except OSError as error:

@@ -18,7 +18,7 @@ from isic_siamese.histograms import write_histograms
 from isic_siamese.measures import Answers
 from isic_siamese.pictures import BLUE, CHOSEN, GREY, VERMILLION, unit_axes, write_figure
 from isic_siamese.references import References
-from isic_siamese.roc import draw_roc, trace_roc
+from isic_siamese.roc import draw_roc, draw_studies, trace_roc
 from isic_siamese.shards import Shards
 from isic_siamese.sheets import Tile, reference_tiles, write_sheet
 
@@ -32,7 +32,7 @@ def draw_precision_recall(figure: Figure, answers: Answers, figures: Mapping[str
     axes = unit_axes(figure, "Precision and recall, test split", "recall (sensitivity)", "precision (PPV)")
     precision, recall, _ = sk.precision_recall_curve(answers.malignant, answers.scores)
     label = f"this model, average precision {figure_text(figures['average_precision'])}"
-    axes.step(recall, precision, where="post", color=BLUE, label=label)
+    axes.step(recall, precision, where="post", color=BLUE, label=label, clip_on=False)
     share = float(answers.malignant.mean())
     axes.axhline(share, color=GREY, linewidth=0.8, linestyle=":", label=f"chance: {share:.3f} are melanoma")
     if "ppv" in figures:
@@ -52,11 +52,14 @@ def draw_reliability(figure: Figure, answers: Answers, figures: Mapping[str, Map
         table = pd.DataFrame({"p": probabilities, "y": answers.malignant}).groupby(bins).mean()
         # Where melanoma is rare all bins lie in a corner, so each panel ends where its bins do.
         end = min(1.0, 1.1 * float(table.to_numpy(np.float64).max()))
-        axes.plot([0, end], [0, end], color=GREY, linewidth=0.8, linestyle=":")
-        axes.plot(table["p"], table["y"], "o-", color=colour, markersize=5, linewidth=1.2, clip_on=False)
+        axes.plot([0, end], [0, end], color=GREY, linewidth=0.8, linestyle=":", label="calibrated")
+        size = f"{len(table)} bins of {len(bins) // len(table)} images or so"
+        axes.plot(table["p"], table["y"], "o", color=colour, markersize=6, clip_on=False, label=size)
+        axes.legend(loc="upper left")
         axes.set(xlim=(0, end), ylim=(0, end), aspect="equal")
         axes.set(xlabel="mean predicted probability", ylabel="share of melanomas")
-        by_chance = f", by chance {figures['calibration_error_by_chance']['value']:.3f}" if colour == BLUE else ""
+        chance = figures["calibration_error_by_chance"]["value"]
+        by_chance = f" ({chance:.3f} by chance, were it calibrated)" if colour == BLUE else ""
         axes.set_title(f"{name}\nerror {figures[error]['value']:.3f}{by_chance}")
 
 
@@ -70,7 +73,7 @@ def draw_confusion(figure: Figure, answers: Answers) -> None:
         colour = "white" if shares[row, column] > 0.55 else "black"
         text = f"{counts[row, column]:,}\n{shares[row, column]:.1%}"
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=13)
-    axes.set(title="Confusion, test split", xlabel="predicted", ylabel="actual")
+    axes.set(title="Confusion, test split\n% of each actual class", xlabel="predicted", ylabel="actual")
     axes.set_xticks([0, 1], ["melanoma", "benign"])
     axes.set_yticks([0, 1], ["melanoma", "benign"], rotation=90, va="center")
     axes.spines[:].set_visible(False)
@@ -86,10 +89,10 @@ def draw_map(figure: Figure, embeddings: npt.NDArray[np.float32], malignant: Boo
         first, second = points[which].T
         axes.scatter(first, second, s=30, c=colour, marker=marker, alpha=0.7, linewidths=0, label=name)
     labels = [
-        f"axis {number} ({share:.0%} of the variance)"
+        f"principal axis {number} ({share:.0%} of the variance)"
         for number, share in enumerate(model.explained_variance_ratio_, 1)
     ]
-    axes.set(title="Embeddings of the test split", xlabel=labels[0], ylabel=labels[1])
+    axes.set(title="Embeddings of the test split", xlabel=labels[0], ylabel=labels[1], aspect="equal")
     axes.legend()
 
 
@@ -126,13 +129,23 @@ def miss_lines(answers: Answers, index: pd.DataFrame, shards: Shards, references
     return lines
 
 
-def write_curves(folder: Path, answers: Answers, evaluation: Evaluation) -> None:
-    """Write the pictures of the answers: `roc`, `precision_recall`, `reliability` and `confusion`, `.png`."""
+def write_curves(folder: Path, answers: Answers, evaluation: Evaluation, drawn: bool = False) -> None:
+    """Write the pictures of the answers: `roc`, `precision_recall`, `reliability` and `confusion`, `.png`.
+
+    Where the images are `drawn`, the first says so, and shows no dermatologists, who have not seen such.
+    """
     figures = evaluation.figures
     curve = trace_roc("this model", answers.scores, answers.malignant, figures["roc_auc"])
     band = evaluation.band, evaluation.confidence
-    title = "ROC, test split"
-    write_figure(folder / "roc.png", lambda figure: draw_roc(figure, title, [curve], band, figures), height=5.6)
+    n, n_melanoma = len(answers.malignant), int(answers.malignant.sum())
+    title = f"ROC, test split: {n:,}{' drawn' if drawn else ''} images, {n_melanoma:,} melanoma"
+
+    def draw(figure: Figure) -> None:
+        draw_roc(figure, title, [curve], band, figures)
+        if not drawn:
+            draw_studies(figure)
+
+    write_figure(folder / "roc.png", draw, height=5.6)
     write_figure(folder / "precision_recall.png", lambda figure: draw_precision_recall(figure, answers, figures))
     write_figure(folder / "reliability.png", lambda figure: draw_reliability(figure, answers, figures), 8.4, 4.9)
     write_figure(folder / "confusion.png", lambda figure: draw_confusion(figure, answers), 4.0, 4.0)
@@ -150,5 +163,7 @@ def write_map(path: Path, embeddings: npt.NDArray[np.float32], malignant: Bools)
 
 def write_misses(path: Path, answers: Answers, index: pd.DataFrame, shards: Shards, references: References) -> None:
     """Write the sheet of the worst misses; the arguments are those of `miss_lines`."""
-    title = "Missed melanomas and false alarms given with most certainty; the references most like them, and how far"
+    title = (
+        "Missed melanomas and false alarms given with most certainty; the references most like them, at the distance d"
+    )
     write_sheet(path, title, miss_lines(answers, index, shards, references))

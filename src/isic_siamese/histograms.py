@@ -18,7 +18,8 @@ def draw_histogram(
     bins = np.linspace(0, 2, 51).tolist()
     for name, which, colour in (("same class", same, GREEN), ("different class", ~same, VERMILLION)):
         axes.hist(distances[which], bins, density=True, histtype="stepfilled", color=colour, alpha=0.25)
-        axes.hist(distances[which], bins, density=True, histtype="step", color=colour, linewidth=1.4, label=name)
+        label = f"{name}, n = {int(which.sum()):,}"
+        axes.hist(distances[which], bins, density=True, histtype="step", color=colour, linewidth=1.4, label=label)
     if margin is not None:
         axes.axvline(margin, color=GREY, linewidth=1, linestyle="--", label=f"margin {margin:g}")
     axes.set(title=title, xlabel="Euclidean distance", ylabel="density", xlim=(0, 2))

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from isic_siamese import metrics
 from isic_siamese.arrays import Bools, Floats
@@ -13,7 +14,7 @@ from isic_siamese.bootstrap import Measure, Resamples, draw_resamples, mean_figu
 from isic_siamese.evaluation import EvaluateParams
 from isic_siamese.measures import GRID
 from isic_siamese.pictures import write_figure
-from isic_siamese.roc import Roc, draw_roc
+from isic_siamese.roc import Roc, draw_roc, draw_studies
 
 CONTROLS = ["mean_colour", "imagenet_features", "imagenet_votes"]
 GAINS = {f"{name}_less_network_roc_auc": f"{name}_roc_auc" for name in CONTROLS}  # and what each is the gain of
@@ -92,7 +93,12 @@ def write_pooled_roc(
     spread = resample_images(pooled_curve(answers, DRAWN[0][0]), resamples)["sensitivity"]
     band = percentile_ends(spread, params.confidence), params.confidence
     title = "ROC, cross-validated: {images:,} images, {patients:,} patients".format(**figures["counts"])
-    write_figure(path, lambda figure: draw_roc(figure, title, curves, band, figures), height=6.0)
+
+    def draw(figure: Figure) -> None:
+        draw_roc(figure, title, curves, band, figures)
+        draw_studies(figure)
+
+    write_figure(path, draw, height=6.0)
 
 
 def _repeats(answers: pd.DataFrame) -> list[pd.DataFrame]:

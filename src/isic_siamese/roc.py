@@ -65,7 +65,7 @@ def draw_roc(
     band: tuple[Floats, float],
     decisions: Mapping[str, Mapping[str, float]],
 ) -> None:
-    """Draw a network's ROC curve and what it is to be seen beside.
+    """Draw a network's ROC curve and those it is to be seen beside; `draw_studies` adds dermatologists.
 
     Args:
         figure: to draw on.
@@ -76,7 +76,6 @@ def draw_roc(
     """
     axes = unit_axes(figure, title, "1 - specificity", "sensitivity")
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
-    axes.add_artist(axes.legend(handles=[_plot_study(axes, study) for study in STUDIES], **STUDIES_LEGEND))
     ends, confidence = band
     label = f"{100 * confidence:g} % interval at each point, patients resampled"
     shown: list[Artist] = [axes.fill_between(GRID, *ends, color=BLUE, alpha=0.18, linewidth=0, label=label)]
@@ -87,9 +86,15 @@ def draw_roc(
     figure.legend(handles=shown, loc="outside lower center")
 
 
+def draw_studies(figure: Figure) -> None:
+    """Add where dermatologists stand, on lesions of their own, to the picture of `draw_roc`."""
+    (axes,) = figure.axes
+    axes.add_artist(axes.legend(handles=[_plot_study(axes, study) for study in STUDIES], **STUDIES_LEGEND))
+
+
 def _plot_study(axes: Axes, study: str) -> Line2D:
     name, marker, colour = STUDIES[study]
     sensitivity, specificity = DERMATOLOGISTS[study]
-    style: dict[str, Any] = {"color": colour, "markersize": 7, "markeredgecolor": "white", "linestyle": ""}
+    style: dict[str, Any] = {"color": colour, "markersize": 7, "markeredgecolor": "white", "linestyle": "", "zorder": 3}
     (point,) = axes.plot(1 - specificity, sensitivity, marker=marker, label=name, **style)
     return point

@@ -31,14 +31,14 @@ def reference_tiles(lesions: pd.DataFrame, shards: Shards) -> list[Tile]:
     """Return a tile for each reference lesion of `lesions`: `row, image_name, target`, and its `distance`."""
     tiles = []
     for photograph, (_, lesion) in zip(shards.images(lesions["row"].to_numpy()), lesions.iterrows(), strict=True):
-        text = f"{lesion['image_name']}\n{WORDS[lesion['target']]}, {lesion['distance']:.3f}"
+        text = f"{lesion['image_name']}\n{WORDS[lesion['target']]}, d = {lesion['distance']:.3f}"
         tiles.append(Tile(photograph, text, bool(lesion["target"])))
     return tiles
 
 
 def draw_sheet(figure: Figure, title: str, lines: Sequence[Sequence[Tile]]) -> None:
     """Draw `lines` of as many tiles each; of none, the word."""
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(f"{title}\nFrames: orange melanoma, blue benign, grey not known", fontsize=10)
     if not lines:
         figure.text(0.5, 0.5, "none", ha="center")
         return
@@ -67,4 +67,4 @@ def write_sheet(path: Path, title: str, lines: Sequence[Sequence[Tile]]) -> None
     """Write the sheet of `draw_sheet` as PNG."""
     width = 1.4 * max((len(line) for line in lines), default=6)
     height = 1.3 + 0.15 * max((1 + tile.text.count("\n") for line in lines for tile in line), default=1)
-    write_figure(path, lambda figure: draw_sheet(figure, title, lines), width, 0.4 + height * max(1, len(lines)))
+    write_figure(path, lambda figure: draw_sheet(figure, title, lines), width, 0.55 + height * max(1, len(lines)))
