@@ -70,6 +70,21 @@ def test_leftovers_of_a_killed_run_do_not_matter(folder: Path, raw: Path) -> Non
     assert sorted(path.name for path in raw.parent.iterdir()) == ["raw", "releases"]
 
 
+def test_a_folder_that_was_made_read_only_is_replaced_again_and_again(folder: Path, raw: Path) -> None:
+    for _ in range(3):  # shows nothing to root, whom no mode stops
+        link(folder, raw)
+        raw.chmod(0o555)
+        assert sorted(path.name for path in raw.parent.iterdir()) == ["raw", "releases"]
+    raw.chmod(0o755)
+
+
+def test_what_cannot_be_deleted_is_not_passed_over(folder: Path, raw: Path) -> None:
+    raw.parent.mkdir()
+    raw.with_name(".raw.old").write_text("no folder")
+    with pytest.raises(NotADirectoryError):
+        link(folder, raw)
+
+
 def test_zips_that_a_user_put_into_raw_are_moved_and_not_deleted(folder: Path, raw: Path) -> None:
     own = contents(write_release(raw))
     link(folder, raw)

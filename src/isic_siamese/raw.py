@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from isic_siamese import release
@@ -54,7 +55,7 @@ def link_release(folder: Path, raw: Path, store: Path, only: Sequence[Path] = ()
     """
     raw = raw.resolve()
     new, old = raw.with_name(f".{raw.name}.new"), raw.with_name(f".{raw.name}.old")
-    shutil.rmtree(new, ignore_errors=True)
+    _delete(new)
     new.mkdir(parents=True)
     try:
         _fill(new, folder)
@@ -64,11 +65,19 @@ def link_release(folder: Path, raw: Path, store: Path, only: Sequence[Path] = ()
     for path in only:
         if path.stat().st_nlink == 1:  # else `folder` is `raw` itself, and `new` holds it now
             _set_aside(path, store)
-    shutil.rmtree(old, ignore_errors=True)
+    _delete(old)
     if raw.exists():
         raw.rename(old)
     new.rename(raw)
-    shutil.rmtree(old, ignore_errors=True)
+    _delete(old)
+
+
+def _delete(folder: Path) -> None:
+    """Delete `folder`, if it is there, even one that was made read-only."""
+    if folder.exists():
+        with suppress(PermissionError):  # it may be another user's, and yet writable
+            folder.chmod(0o700)
+        shutil.rmtree(folder)
 
 
 def _fill(new: Path, folder: Path) -> None:
