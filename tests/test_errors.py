@@ -34,6 +34,19 @@ demo: {seed: 1, patients: 12, images: 400, melanomas: 6, duplicates: 1, test_ima
             PermissionError(errno.EACCES, "Permission denied", "a.csv"),
             "error: a.csv: Permission denied; mend that and run this again\n",
         ),
+        (
+            FileExistsError(errno.EEXIST, "File exists", "pairs"),
+            "error: pairs: File exists; mend that and run this again\n",
+        ),
+        (
+            OSError(errno.ENOTEMPTY, "Directory not empty", "raw"),
+            "error: raw: Directory not empty; mend that and run this again\n",
+        ),
+        (
+            OSError(errno.EFBIG, "File too large", "a.npy"),
+            "error: a.npy: File too large; raise the limit of 'ulimit -f', or use a disk that takes files of that "
+            "size, and run this again\n",
+        ),
     ],
 )
 def test_what_a_user_can_mend_is_one_message_and_exit_status_1(

@@ -7,9 +7,13 @@ import signal
 import sys
 from collections.abc import Callable
 
-FULL = {errno.ENOSPC, errno.EDQUOT}  # as the system has it where a disk takes no more
-# And where a file may not be read or written, or where a folder or a file is the other one.
-BARRED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EIO}
+# Where a file may not be read or written, or where a folder or a file is the other one.
+BARRED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY)
+ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space"),
+    **dict.fromkeys(BARRED, "mend that"),
+    errno.EFBIG: "raise the limit of 'ulimit -f', or use a disk that takes files of that size,",
+}
 
 
 class UserError(Exception):
@@ -47,9 +51,9 @@ def run_command(main: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed at the very end
         sys.exit(1)
     except OSError as error:
-        if error.errno not in FULL | BARRED:
+        advice = ADVICE.get(error.errno or 0)
+        if not advice:
             raise
-        advice = "free some space" if error.errno in FULL else "mend that"
         sys.stderr.write(f"error: {error.filename or 'the disk'}: {error.strerror}; {advice} and run this again\n")
         sys.exit(1)
     except KeyboardInterrupt:
