@@ -46,6 +46,26 @@ def test_an_array_is_written_as_numpy_writes_it(tmp_path: Path, array: np.ndarra
     assert (tmp_path / "ours.npy").read_bytes() == (tmp_path / "theirs.npy").read_bytes()
 
 
+def test_an_error_names_the_file_asked_for_and_not_the_temporary_one(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").mkdir()
+    with pytest.raises(IsADirectoryError) as failure:
+        write_csv(tmp_path / "a.csv", pd.DataFrame({"a": [1]}))
+    assert failure.value.filename == str(tmp_path / "a.csv")
+
+
+def test_a_temporary_file_that_cannot_be_deleted_is_not_named_either(tmp_path: Path) -> None:
+    with pytest.raises(OSError) as failure, replacing(tmp_path / "a.csv") as temporary:
+        temporary.mkdir()
+        raise RuntimeError
+    assert failure.value.filename == str(tmp_path / "a.csv")
+
+
+def test_an_error_of_another_file_keeps_its_name(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as failure, replacing(tmp_path / "a.csv"):
+        (tmp_path / "other").read_bytes()
+    assert str(failure.value.filename) == str(tmp_path / "other")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_an_array_that_a_full_disk_does_not_take_says_so(tmp_path: Path) -> None:
     (tmp_path / f".{os.getpid()}.a.npy").symlink_to("/dev/full")

@@ -24,13 +24,15 @@ def replacing(path: Path) -> Iterator[Path]:
     # Ends as `path` does, because writers choose a format by the suffix.
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
-        yield temporary
-        temporary.replace(path)
+        try:
+            yield temporary
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)  # where a disk is read-only, this fails as well
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk does not say which file
+        if str(error.filename or temporary) == str(temporary):  # a full disk does not say which file
+            error.filename = str(path)
         raise
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
