@@ -83,6 +83,17 @@ def test_the_workers_of_a_dask_cluster_give_the_same_bytes(
         assert all(client.run(lambda: "isic_siamese.shard_writer" in sys.modules).values())
 
 
+@pytest.mark.usefixtures("workers")
+def test_workers_that_run_in_another_folder_find_the_files(
+    tmp_path: Path, scheduler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(DASK_ADDRESS, scheduler)
+    source = write_zip(Path("images.zip"), draw_members())
+    write_shards([image_set(Path("here"), source)], Path("work"), params())
+    assert len(list(Path("here/train").iterdir())) == 6 and not Path("work").exists()
+
+
 def test_the_other_worker_does_the_work_of_one_that_dies(
     tmp_path: Path, scheduler: str, workers: list[subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,7 +50,7 @@ class ImageSet:
 class ShardTask:
     """All it takes to write one shard, on any machine that sees the same files."""
 
-    source: Path
+    source: Path  # absolute, as `target` is: a worker may run in another folder
     members: Sequence[str]
     target: Path
     image_px: int
@@ -191,9 +191,9 @@ def _open_zip(path: Path, modified_ns: int) -> ZipFile:  # noqa: ARG001 - a repl
 
 def _plan(image_set: ImageSet, work: Path, params: ShardsParams) -> list[ShardTask]:
     """Cut the images into shards, each named in `work` by a digest of all that its bytes depend on."""
-    source = image_set.source
+    source = image_set.source.absolute()
     if not source.exists():
-        raise DataError(f"{source}: no such file; run 'dvc repro download'")
+        raise DataError(f"{image_set.source}: no such file; run 'dvc repro download'")
     crcs = {info.filename: info.CRC for info in _open_zip(source, source.stat().st_mtime_ns).infolist()}
     recipe = _recipe(params.image_px, params.fit)
     tasks = []
@@ -201,7 +201,7 @@ def _plan(image_set: ImageSet, work: Path, params: ShardsParams) -> list[ShardTa
         members = image_set.members[start : start + params.images_per_shard]
         digest = hashlib.sha256(recipe)
         digest.update("\n".join(f"{member} {crcs.get(member)}" for member in members).encode())
-        target = work / image_set.folder.name / f"{start}-{digest.hexdigest()[:32]}.npy"
+        target = work.absolute() / image_set.folder.name / f"{start}-{digest.hexdigest()[:32]}.npy"
         tasks.append(ShardTask(source, members, target, params.image_px, params.fit))
     return tasks
 
