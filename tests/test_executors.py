@@ -122,6 +122,14 @@ def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPat
         pass
 
 
+@pytest.mark.parametrize("address", ["garbage", "tcp://", "tcp://head:port", "http://127.0.0.1:8799", "tls://head:1"])
+def test_an_address_that_is_none_is_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(DASK_ADDRESS, address)
+    problem = f"{DASK_ADDRESS}={address}: cannot be used: .*; wanted an address such as tcp://head:8786"
+    with pytest.raises(ParamsError, match=problem), start_executor(1):
+        pass
+
+
 def test_a_scheduler_without_dask_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(DASK_ADDRESS, "tcp://127.0.0.1:1")
     monkeypatch.setitem(sys.modules, "distributed", None)

@@ -19,7 +19,8 @@ def start_executor(workers: int) -> Iterator[Executor]:
     A cluster that loses all its workers later is waited for, as long as the `no-workers-timeout` of its scheduler says.
 
     Raises:
-        ParamsError: Dask is not installed, the scheduler does not answer, or it has no worker in `WORKER_WAIT_S`.
+        ParamsError: Dask is not installed, the address is none, the scheduler does not answer, or it has no worker in
+            `WORKER_WAIT_S`.
     """
     address = os.environ.get(DASK_ADDRESS)
     if address:
@@ -44,6 +45,8 @@ def _start_dask(address: str) -> Iterator[Executor]:
         client = distributed.Client(address)
     except OSError as error:
         raise ParamsError(f"{where}: no scheduler answers: {error}; start one with 'dask scheduler'") from None
+    except (ValueError, TypeError) as error:  # the latter: tls:// without certificates
+        raise ParamsError(f"{where}: cannot be used: {error}; wanted an address such as tcp://head:8786") from None
     with client:
         try:
             client.submit(int).result(WORKER_WAIT_S)  # a task, as some clusters start no worker before there is one
