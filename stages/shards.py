@@ -7,7 +7,7 @@ Writes: data/shards/train/, data/shards/test/, metrics/shards.json
 from pathlib import Path
 
 from isic_siamese import release
-from isic_siamese.errors import run_command
+from isic_siamese.errors import ParamsError, run_command
 from isic_siamese.files import write_csv, write_json
 from isic_siamese.params import Params
 from isic_siamese.shard_writer import ImageSet, check_excluded, drop_images, write_index, write_shards
@@ -30,6 +30,10 @@ def main() -> None:
 
     removed = drop_images(truth, duplicates, params.exclude)
     kept = truth[~truth["image_name"].isin(removed["image_name"])]
+    if kept.empty:
+        raise ParamsError(
+            f"shards.exclude: names all {len(truth):,} training images; wanted a list that leaves some in"
+        )
     kept_test = test[~test["image"].isin(params.exclude)]
     members = [f"{release.TRAIN_FOLDER}{name}.jpg" for name in kept["image_name"]]
     test_members = [f"{release.TEST_FOLDER}{name}.jpg" for name in kept_test["image"]]

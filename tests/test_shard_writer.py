@@ -228,6 +228,14 @@ def test_the_stage_leaves_out_what_the_parameters_exclude(project: Path) -> None
     assert removed == "image_name,reason\nISIC_0000002,excluded\nISIC_0000004,duplicate\n"
 
 
+def test_the_stage_refuses_to_leave_out_every_training_image(project: Path) -> None:
+    write_params(project, str([row[0] for row in TRUTH]))
+    with pytest.raises(ParamsError) as refusal:
+        stage.main()
+    assert str(refusal.value) == ("shards.exclude: names all 4 training images; wanted a list that leaves some in")
+    assert not (project / "data/shards").exists()
+
+
 def test_the_stage_run_twice_writes_the_same_bytes(project: Path) -> None:
     stage.main()
     first = digests(project / "data/shards/train") | digests(project / "data/shards/test")
