@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from io import FileIO
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import numpy as np
@@ -90,7 +90,10 @@ def check_excluded(exclude: Sequence[str], names: Sequence[str]) -> None:
     """
     unknown = sorted(set(exclude) - set(names))
     if unknown:
-        raise ParamsError(f"shards.exclude: no such image in the release: {', '.join(unknown)}; check the spelling")
+        raise ParamsError(
+            f"shards.exclude: no such image in the release: {', '.join(unknown)}; "
+            "check the spelling: wanted names without folder and .jpg"
+        )
 
 
 def write_index(folder: Path, table: pd.DataFrame, sizes: pd.DataFrame) -> None:
@@ -129,8 +132,10 @@ def write_shards(
         _open_zip.cache_clear()
     if problems:
         what = f"{len(problems):,} images that cannot be decoded"
-        advice = "take other copies of them, or leave them out knowingly: list their names in shards.exclude"
-        raise DataError("\n       ".join([f"{sets[0].source.parent}: {what}", *problems, advice]))
+        advice = "take other copies of them, or leave them out knowingly, in the section shards of params.yaml:"
+        names = [PurePosixPath(line.partition(":")[0]).stem for line in problems]
+        paste = f"exclude: {[*params.exclude, *names]}"  # quoted, or YAML would take 0033704 for a number
+        raise DataError("\n       ".join([f"{sets[0].source.parent}: {what}", *problems, advice, paste]))
     sizes = [_read_sizes(plan) for plan in plans]
     for image_set, plan in zip(sets, plans, strict=True):
         _place(plan, image_set.folder)
