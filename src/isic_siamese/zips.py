@@ -61,7 +61,7 @@ def read_directory(path: Path, folder: str, names: Iterable[str]) -> list[ZipInf
 def _hostile(members: Sequence[ZipInfo]) -> list[str]:
     """Say what no honest zip of images would hold, a line a kind."""
     checks: dict[str, Callable[[ZipInfo], object]] = {
-        "member name that is absolute, or has '..' or a NUL": _has_bad_name,
+        "member name that is absolute, or has '..', a backslash, a colon or a NUL": _has_bad_name,
         "link or device": lambda member: stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR),
         "encrypted member": lambda member: member.flag_bits & ENCRYPTED,
         "archive within the archive": lambda member: PurePosixPath(member.filename).suffix.lower() in ARCHIVES,
@@ -78,7 +78,8 @@ def _hostile(members: Sequence[ZipInfo]) -> list[str]:
     found = {kind: [member.filename for member in members if is_bad(member)] for kind, is_bad in checks.items()}
     # Case is folded because macOS and Windows would write such two members into one file.
     times = Counter(member.filename.casefold() for member in members)
-    found["two members of one name"] = [name for name, n in times.items() if n > 1]
+    twice = [member.filename for member in members if times[member.filename.casefold()] > 1]
+    found["two members of one name"] = list(dict.fromkeys(twice))
     found["overlapping members"] = _overlapping(members)
     return [f"{kind}: {some([repr(name[:80]) for name in names])}" for kind, names in found.items() if names]
 
