@@ -44,6 +44,18 @@ def test_a_deflated_zip_passes(path: Path) -> None:
     check(path)
 
 
+def test_what_macos_adds_to_a_zip_is_ignored_unless_it_is_hostile(path: Path) -> None:
+    with ZipFile(path, "a") as archive:
+        archive.writestr("__MACOSX/train/._ISIC_1.jpg", b"no JPEG")
+        archive.writestr("train/._ISIC_2.JPG", b"no JPEG")
+        archive.writestr("__MACOSX/train/ISIC_3.jpg", b"no JPEG")
+    check(path)
+    with ZipFile(path, "a") as archive:
+        archive.writestr("__MACOSX/../._ISIC_4.jpg", b"harm")
+    with pytest.raises(DataError, match=f"{BAD_NAME}: '__MACOSX/../._ISIC_4.jpg'"):
+        check(path)
+
+
 def test_names_are_compared_in_both_directions(path: Path) -> None:
     with pytest.raises(DataError) as refusal:
         read_directory(path, "train/", ["ISIC_1", *(f"ISIC_9{i}" for i in range(5))])

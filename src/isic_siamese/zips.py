@@ -29,7 +29,7 @@ _BROKEN = (BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplemented
 def read_directory(path: Path, folder: str, names: Iterable[str]) -> list[ZipInfo]:
     """Read and check the central directory of a zip that should hold `<folder><name>.jpg` for each of `names`.
 
-    Members that are not JPEGs are ignored, as the official test zip has some, unless they are hostile.
+    Other members are ignored, unless they are hostile: the official test zip has some, and macOS adds some.
 
     Returns:
         The JPEG members, in the order of the file.
@@ -47,7 +47,7 @@ def read_directory(path: Path, folder: str, names: Iterable[str]) -> list[ZipInf
     except _BROKEN as error:
         raise DataError(f"{path}: not a whole zip: {error}; delete it and fetch it again") from None
     problems = _hostile(members)
-    jpegs = [member for member in members if PurePosixPath(member.filename).suffix.lower() in (".jpg", ".jpeg")]
+    jpegs = [member for member in members if _is_jpeg(PurePosixPath(member.filename))]
     wanted = {f"{folder}{name}.jpg" for name in names}
     found = {member.filename for member in jpegs}
     if wanted - found:
@@ -56,6 +56,11 @@ def read_directory(path: Path, folder: str, names: Iterable[str]) -> list[ZipInf
         problems.append(f"has {len(found - wanted):,} images that are not in the table: {some(sorted(found - wanted))}")
     refuse(path, problems, "delete it and fetch it again, or mend the table")
     return jpegs
+
+
+def _is_jpeg(name: PurePosixPath) -> bool:
+    is_of_macos = "__MACOSX" in name.parts or name.name.startswith("._")  # what its archiver adds to each file
+    return name.suffix.lower() in (".jpg", ".jpeg") and not is_of_macos
 
 
 def _hostile(members: Sequence[ZipInfo]) -> list[str]:
