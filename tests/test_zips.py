@@ -66,6 +66,16 @@ def test_names_are_compared_in_both_directions(path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("names", [["ISIC_1", "ISIC_2", "ISIC_3"], []])
+def test_a_zip_of_none_of_the_images_is_to_be_packed_anew_and_not_fetched(path: Path, names: list[str]) -> None:
+    write_zip(path, "jpeg/train/", names)
+    with pytest.raises(DataError) as refusal:
+        check(path)
+    assert str(refusal.value).splitlines()[-1] == (
+        "       wanted names like train/ISIC_1.jpg; pack the images again under such names, or mend the table"
+    )
+
+
 def member(name: str, mode: int = 0, compression: int = zipfile.ZIP_STORED) -> ZipInfo:
     info = ZipInfo(name)
     info.external_attr = mode << 16

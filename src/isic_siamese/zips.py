@@ -54,7 +54,10 @@ def read_directory(path: Path, folder: str, names: Iterable[str]) -> list[ZipInf
         problems.append(f"lacks {len(wanted - found):,} of {len(wanted):,} images: {some(sorted(wanted - found))}")
     if found - wanted:
         problems.append(f"has {len(found - wanted):,} images that are not in the table: {some(sorted(found - wanted))}")
-    refuse(path, problems, "delete it and fetch it again, or mend the table")
+    advice = "delete it and fetch it again, or mend the table"
+    if wanted and wanted.isdisjoint(found):
+        advice = f"wanted names like {min(wanted)}; pack the images again under such names, or mend the table"
+    refuse(path, problems, advice)
     return jpegs
 
 
