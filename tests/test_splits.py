@@ -83,9 +83,20 @@ def test_a_picture_that_one_patient_has_twice_changes_nothing() -> None:
 
 
 def test_a_split_without_both_classes_is_refused() -> None:
-    index = release_like(0, 60, 3)
-    with pytest.raises(DataError, match=r"split \w+: wanted at least 2 patients with melanoma and 2 without, got"):
-        split_patients(index, FRACTIONS, np.random.default_rng(0))
+    index = release_like(0, 60, 20)
+    problem = r"split val: wanted at least 2 patients with melanoma and 2 without, got .*, or a larger split\.val$"
+    with pytest.raises(DataError, match=problem):
+        split_patients(index, {"train": 0.84, "val": 0.01, "test": 0.15}, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("with_melanoma", [5, 55])
+def test_a_release_without_enough_patients_of_a_class_is_refused_as_such(with_melanoma: int) -> None:
+    with pytest.raises(DataError) as refusal:
+        split_patients(release_like(0, 60, with_melanoma), FRACTIONS, np.random.default_rng(0))
+    assert str(refusal.value) == (
+        "splits: wanted at least 6 patients with melanoma and 6 without, 2 for each split, got "
+        f"{with_melanoma} and {60 - with_melanoma}; use a release with more patients"
+    )
 
 
 def test_fractions_that_leave_no_test_split_are_refused() -> None:

@@ -98,6 +98,12 @@ def _connected(patients: "pd.Index[str]", of_row: "pd.Series[str]", shared: Sequ
 
 
 def _check_both_classes(names: list[str], dealt: np.ndarray) -> None:
+    wanted, (total, _, with_any, _) = 2 * len(names), dealt.sum(axis=0)
+    if min(with_any, total - with_any) < wanted:
+        raise DataError(
+            f"splits: wanted at least {wanted} patients with melanoma and {wanted} without, 2 for each split, got "
+            f"{with_any:.0f} and {total - with_any:.0f}; use a release with more patients"
+        )
     for name, (patients, _, with_melanoma, _) in zip(names, dealt, strict=True):
         if with_melanoma < 2 or patients - with_melanoma < 2:
             raise DataError(
