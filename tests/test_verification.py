@@ -47,10 +47,23 @@ def test_absent_files_are_all_named(folder: Path) -> None:
     for name in (release.TEST_CSV, release.TEST_ZIP):
         (folder / name).unlink()
     assert refusal_of(folder) == (
-        f"{folder}: not a whole release: 2 of its 5 files are not there: ISIC_2020_Test_Metadata.csv, "
+        f"{folder}: not a whole release: it lacks 2 of the 5 files: ISIC_2020_Test_Metadata.csv, "
         "ISIC_2020_Test_JPEG.zip; add them, or set 'release' in params.yaml to demo, isic2020 or a folder that holds "
         "all five"
     )
+
+
+def test_the_two_files_that_can_be_done_without_are_told_and_what_does_instead(folder: Path) -> None:
+    (folder / release.DUPLICATES_CSV).unlink()
+    truth = (folder / release.TRUTH_CSV).rename(folder.parent / "kept.csv")
+    assert refusal_of(folder).splitlines()[1:] == [
+        f"       {release.TRUTH_CSV}: {release.TRUTH_V1_CSV} is as good, and so is Kaggle's train.csv under that name",
+        f"       {release.DUPLICATES_CSV}: its header alone, image_name_1,image_name_2, is enough where none are known",
+    ]
+    (folder / release.DUPLICATES_CSV).write_text("image_name_1,image_name_2\n")
+    truth.rename(folder / release.TRUTH_CSV)
+    write_truth_v1(folder)
+    assert verify(folder)["train"] == COUNTS["train"] | {"duplicate_pairs": 0}
 
 
 @pytest.mark.parametrize(
@@ -165,7 +178,7 @@ def test_the_real_subset_passes(tmp_path: Path) -> None:
 
 @needs_shared
 def test_a_release_without_a_test_part_is_told_what_it_lacks(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"3 of its 5 files are not there: .*Duplicates.csv, .*Metadata.csv, .*Test"):
+    with pytest.raises(DataError, match=r"lacks 3 of the 5 files: .*Duplicates.csv, .*Metadata.csv, .*Test"):
         verify_release(SHARED / "fullsize-cc0", tmp_path / "verified.json")
 
 

@@ -21,6 +21,11 @@ OFFICIAL_COUNTS = {
     "test": {"images": 10_982},
 }
 OFFICIAL_BYTES = {release.TRUTH_CSV: 2_354_291, release.TEST_CSV: 468_938}  # with line feeds and one at the end
+# What does where a file is not to be had.
+INSTEAD = {
+    release.DUPLICATES_CSV: f"its header alone, {','.join(release.DUPLICATES_COLUMNS)}, is enough where none are known",
+    release.TRUTH_CSV: f"{release.TRUTH_V1_CSV} is as good, and so is Kaggle's train.csv under that name",
+}
 
 log = logging.getLogger(__name__)
 
@@ -92,8 +97,9 @@ def _require_files(folder: Path) -> None:
         missing.remove(release.TRUTH_CSV)
     if missing:
         raise DataError(
-            f"{folder}: not a whole release: {len(missing)} of its 5 files are not there: {', '.join(missing)}; "
+            f"{folder}: not a whole release: it lacks {len(missing)} of the 5 files: {', '.join(missing)}; "
             "add them, or set 'release' in params.yaml to demo, isic2020 or a folder that holds all five"
+            + "".join(f"\n       {name}: {INSTEAD[name]}" for name in missing if name in INSTEAD)
         )
 
 
