@@ -141,6 +141,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, {"Content-Length": str(len(content))}, content[: len(content) // 2])
         self.close_connection = True
 
+    def _part_unasked(self) -> None:
+        self._good(offset=0)
+
     def _ignore_if_range(self) -> None:
         start = re.sub(r"\D", "", self.headers.get("Range", ""))
         self._good(offset=int(start))

@@ -101,6 +101,30 @@ def test_without_an_etag_the_date_tells_versions_apart(server: MirrorServer, tmp
     assert server.asked[1] == ("/file", f"bytes={N // 2}-", server.date)
 
 
+@pytest.mark.parametrize("etag", ['"\xe4"', '"a\x7f"'])
+def test_a_validator_that_no_request_can_carry_is_done_without(server: MirrorServer, tmp_path: Path, etag: str) -> None:
+    server.etag = etag
+    server.plan.append("cut")
+    assert fetch(server, tmp_path) == CONTENT
+    assert server.asked[1] == ("/file", f"bytes={N // 2}-", "")
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        '{"url": "URL", "n_bytes": 512000, "validator": 7}',
+        '{"url": "URL", "n_bytes": 512000, "validator": "\xe4"}',
+        '{"url": "URL", "n_bytes": "many", "validator": ""}',
+        "[]",
+    ],
+)
+def test_a_damaged_memory_of_the_origin_starts_the_file_over(server: MirrorServer, tmp_path: Path, facts: str) -> None:
+    (tmp_path / "file.part").write_bytes(CONTENT[:1000])
+    (tmp_path / "file.part.json").write_text(facts.replace("URL", f"{server.url}/file"), encoding="utf-8")
+    assert fetch(server, tmp_path) == CONTENT
+    assert ranges(server) == [""]
+
+
 @pytest.mark.parametrize("first", ["chunked", "cut chunked"])
 def test_a_length_that_is_not_announced_is_found_out(server: MirrorServer, tmp_path: Path, first: str) -> None:
     server.plan.append(first)
@@ -136,6 +160,7 @@ def test_a_refusal_is_not_asked_again(server: MirrorServer, tmp_path: Path, plan
         ("stall", "timed out; 256,000 bytes so far"),
         ("web page", "a web page instead of the file (the sign-in page of a network?); 0 bytes so far"),
         ("empty", "empty answer; 0 bytes so far"),
+        ("part unasked", "HTTP 206, as for a part, though the whole file was asked for; 0 bytes so far"),
     ],
 )
 def test_giving_up_tells_the_url_the_cause_and_the_bytes(

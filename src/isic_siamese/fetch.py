@@ -1,19 +1,20 @@
 """One file over HTTP into `<name>.part`, continued wherever it stopped, until it is whole."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
+from pydantic import Field, TypeAdapter, ValidationError
 from tqdm import tqdm
 
 from isic_siamese.files import write_json
 
 TRANSIENT = (408, 425, 429)  # client errors of HTTP that pass; those from 500 on do too
+PLAIN = r"^[ -~]*$"  # printable ASCII: a request takes no other text
 WEB_PAGE = "a web page instead of the file (the sign-in page of a network?)"
 
 
@@ -35,7 +36,10 @@ class Origin:
 
     url: str
     n_bytes: int | None
-    validator: str  # its strong ETag, else its date, else ""
+    validator: Annotated[str, Field(pattern=PLAIN)]  # its strong ETag, else its date, else ""
+
+
+_ORIGIN = TypeAdapter(Origin)
 
 
 class Part:
@@ -50,8 +54,8 @@ class Part:
     def origin(self) -> Origin | None:
         """Return where the bytes came from; without that, nothing can be added to them."""
         try:
-            return Origin(**json.loads(self._facts.read_text(encoding="utf-8")))
-        except (FileNotFoundError, ValueError, TypeError):
+            return _ORIGIN.validate_json(self._facts.read_bytes())
+        except (FileNotFoundError, ValidationError):
             return None
 
     def n_bytes(self) -> int:
@@ -178,6 +182,8 @@ def _require_file(response: httpx.Response) -> None:
 def _require_continuation(response: httpx.Response, now: Origin, part: Part) -> None:
     """Check that a partial answer (206, or 416 for none) belongs behind the bytes of `part`; drop those if not."""
     origin, span = part.origin(), _span(response)
+    if "Range" not in response.request.headers:
+        raise CutError(f"HTTP {response.status_code}, as for a part, though the whole file was asked for")
     if response.status_code == 206 and (not span or int(span[1]) != part.n_bytes()):
         raise CutError(f"wanted the bytes from {part.n_bytes():,}, got {response.headers.get('Content-Range')!r}")
     is_same = origin is not None and (now.n_bytes is None or origin.n_bytes in (None, now.n_bytes))
@@ -197,7 +203,7 @@ def _origin(response: httpx.Response, url: str) -> Origin:
     # A weak ETag does not promise equal bytes.
     etag = response.headers.get("ETag", "")
     validator = etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
-    return Origin(url, int(length) if length else None, validator)
+    return Origin(url, int(length) if length else None, validator if re.fullmatch(PLAIN, validator) else "")
 
 
 def _span(response: httpx.Response) -> re.Match[str] | None:
