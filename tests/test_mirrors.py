@@ -94,6 +94,22 @@ def test_a_file_that_one_mirror_lacks_comes_from_the_next(folder: Path, store: P
     assert contents(store) == contents(folder)
 
 
+@pytest.mark.parametrize("trouble", ["404", "503", "redirect"])
+@pytest.mark.parametrize("password", ["secret", "se@cret", "secret@"])
+def test_a_password_is_in_no_message(store: Path, server: MirrorServer, trouble: str, password: str) -> None:
+    url = f"{server.url}/2020".replace("//", f"//me:{password}@")
+    server.plan.extend([trouble] * 200)
+    with pytest.raises(DataError) as failure:
+        fetch(store, url)
+    assert "cret" not in str(failure.value) and "http://***@127.0.0.1" in str(failure.value)
+
+
+def test_a_password_of_a_mirror_that_is_none_is_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ISIC_MIRROR", "ftp://me:sec/ret@host/x")
+    with pytest.raises(DataError, match=r"^ISIC_MIRROR: 'ftp://\*\*\*@host/x' is neither"):
+        list_mirrors()
+
+
 def test_a_mirror_that_is_down_is_passed_over(folder: Path, store: Path, server: MirrorServer) -> None:
     fetch(store, "http://127.0.0.1:9", f"{server.url}/2020")
     assert contents(store) == contents(folder)
