@@ -94,6 +94,15 @@ def test_a_file_that_one_mirror_lacks_comes_from_the_next(folder: Path, store: P
     assert contents(store) == contents(folder)
 
 
+def test_a_url_in_capitals_is_one(
+    folder: Path, store: Path, server: MirrorServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"{server.url.replace('http', 'HTTP')}/2020"
+    monkeypatch.setenv("ISIC_MIRROR", url)
+    fetch(store, list_mirrors()[0])
+    assert contents(store) == contents(folder)
+
+
 @pytest.mark.parametrize("trouble", ["404", "503", "redirect"])
 @pytest.mark.parametrize("password", ["secret", "se@cret", "secret@"])
 def test_a_password_is_in_no_message(store: Path, server: MirrorServer, trouble: str, password: str) -> None:

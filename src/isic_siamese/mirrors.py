@@ -160,7 +160,7 @@ def _n_bytes_to_come(client: httpx.Client, mirrors: Sequence[str], path: Path) -
 
 
 def _is_url(mirror: str) -> bool:
-    return mirror.startswith(("http://", "https://"))
+    return mirror.lower().startswith(("http://", "https://"))
 
 
 def _without_password(text: str) -> str:
