@@ -40,6 +40,14 @@ def test_line_ends_and_byte_order_marks_do_not_matter(tmp_path: Path, line_end: 
     pd.testing.assert_frame_equal(release.read_truth(path), wanted)
 
 
+@pytest.mark.parametrize("end", ["\n", "\n\n\n", "\r\n\r\n"])
+def test_empty_lines_at_the_end_do_not_matter(tmp_path: Path, end: str) -> None:
+    path = write_release(tmp_path) / release.TRUTH_CSV
+    wanted = release.read_truth(path)
+    path.write_bytes(path.read_bytes() + end.encode())
+    pd.testing.assert_frame_equal(release.read_truth(path), wanted)
+
+
 def test_the_older_ground_truth_gets_an_empty_lesion_id(tmp_path: Path) -> None:
     wanted = release.read_truth(write_release(tmp_path) / release.TRUTH_CSV)
     write_truth_v1(tmp_path)
@@ -65,8 +73,9 @@ def change(row: int, column: int, value: str) -> Callable[[list[list[str]]], Non
         (release.TRUTH_CSV, change(0, 0, "image"), "columns 'image,patient_id,lesion_id,sex"),
         (release.TRUTH_CSV, lambda rows: rows[2].pop(), "not 9 columns wide: line 3"),
         (release.TRUTH_CSV, lambda rows: rows[2].append("x"), "not 9 columns wide: line 3"),
-        (release.TRUTH_CSV, lambda rows: rows.append([]), "not 9 columns wide: line 6"),
+        (release.TRUTH_CSV, lambda rows: rows.insert(2, []), "not 9 columns wide: line 3"),
         (release.TRUTH_CSV, lambda rows: rows.__delitem__(slice(1, None)), "no rows, wanted at least one"),
+        (release.TRUTH_CSV, lambda rows: rows.__setitem__(slice(1, None), [[]]), "no rows, wanted at least one"),
         (release.TRUTH_CSV, change(1, 0, "../x"), "image_name is not a plain name: '../x'"),
         (release.TRUTH_CSV, change(1, 0, ""), "image_name is not a plain name: ''"),
         (release.TRUTH_CSV, change(2, 0, "ISIC_0000001"), "image_name occurs more than once: ISIC_0000001"),

@@ -115,7 +115,10 @@ def some(names: Sequence[object], limit: int = 3) -> str:
 
 
 def _read_table(path: Path, columns: Sequence[str], optional: str = "", may_be_empty: bool = False) -> pd.DataFrame:
-    """Read a CSV of strings; every line must have all the columns. With `csv`, because pandas pads short lines."""
+    """Read a CSV of strings; every line must have all the columns, but empty ones at the end are ignored.
+
+    With `csv`, because pandas pads short lines.
+    """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             header, *lines = list(csv.reader(file, strict=True)) or [[]]
@@ -127,6 +130,8 @@ def _read_table(path: Path, columns: Sequence[str], optional: str = "", may_be_e
         raise DataError(f"{path}: not a readable CSV: {error}; take another copy of it") from None
     if header not in (list(columns), [name for name in columns if name != optional]):
         refuse(path, [f"columns {','.join(header)[:200]!r}, wanted {','.join(columns)!r}"])
+    while lines and not lines[-1]:
+        lines.pop()
     short = [f"line {number}" for number, line in enumerate(lines, 2) if len(line) != len(header)]
     refuse(path, _rows(f"not {len(header)} columns wide", short))
     if not lines and not may_be_empty:
