@@ -40,7 +40,8 @@ def draw_pairs(
     Half of the pairs are the same class, half different; of the same ones half are melanoma, half benign. Every image
     of the larger class is a view once, those of the smaller one as often as it takes to match; where a block has few
     pairs for its views, some are in none. No image is paired with itself. A block holds `pairs_per_block` pairs, fewer
-    where a split has too few images to tell them apart.
+    where a split has too few images to tell them apart; one without any pair, as may be with `views_per_block` 4, is
+    left out, and its number with it.
 
     Args:
         rows: the images of one split, `(n,)`.
