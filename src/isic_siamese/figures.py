@@ -55,11 +55,11 @@ def draw_reliability(figure: Figure, answers: Answers, figures: Mapping[str, Map
         axes.plot([0, end], [0, end], color=GREY, linewidth=0.8, linestyle=":", label="calibrated")
         size = f"{len(table)} bins of {len(bins) // len(table)} images or so"
         axes.plot(table["p"], table["y"], "o", color=colour, markersize=6, clip_on=False, label=size)
-        axes.legend(loc="upper left")
+        axes.legend(loc="best")
         axes.set(xlim=(0, end), ylim=(0, end), aspect="equal")
         axes.set(xlabel="mean predicted probability", ylabel="share of melanomas")
         chance = figures["calibration_error_by_chance"]["value"]
-        by_chance = f" ({chance:.3f} by chance, were it calibrated)" if colour == BLUE else ""
+        by_chance = f"; by chance {chance:.3f}" if colour == BLUE else ""
         axes.set_title(f"{name}\nerror {figures[error]['value']:.3f}{by_chance}")
 
 

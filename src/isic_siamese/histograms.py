@@ -23,7 +23,7 @@ def draw_histogram(
     if margin is not None:
         axes.axvline(margin, color=GREY, linewidth=1, linestyle="--", label=f"margin {margin:g}")
     axes.set(title=title, xlabel="Euclidean distance", ylabel="density", xlim=(0, 2))
-    axes.legend(loc="upper left")  # most pairs are further apart than that
+    axes.legend(loc="best")
 
 
 def write_histograms(path: Path, panels: dict[str, Floats], same: npt.NDArray[np.bool_], margin: float | None) -> None:
