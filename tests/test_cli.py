@@ -78,7 +78,7 @@ def test_the_command_draws_each_lesion_beside_its_nearest_references(
     ("name", "n_lesions", "message"),
     [
         ("answers.jpg", 1, "a PNG is drawn; give it a name that ends in .png"),
-        (".", 1, "a PNG is drawn; give it a name that ends in .png"),
+        (".", 1, "that is a folder; give the name of a PNG in it"),
         ("a.png", 21, "at most 20 lesions fit"),
         ("lesion.jpg/a.png", 1, "lesion.jpg/a.png: File exists; give another path"),
     ],

@@ -129,7 +129,9 @@ def _printable(text: str) -> str:
 
 
 def _check_picture(path: Path | None, n_lesions: int) -> None:
-    if path and (path.suffix.lower() != ".png" or path.is_dir()):
+    if path and path.is_dir():
+        raise DataError(f"--picture {path}: that is a folder; give the name of a PNG in it")
+    if path and path.suffix.lower() != ".png":
         raise DataError(f"--picture {path}: a PNG is drawn; give it a name that ends in .png")
     if path and n_lesions > MOST_DRAWN:
         raise DataError(

@@ -8,10 +8,10 @@ from threading import Event
 from typing import Annotated, Any
 
 import httpx
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 from tqdm import tqdm
 
-from isic_siamese.files import write_json
+from isic_siamese.files import read_json, write_json
 
 TRANSIENT = (408, 425, 429)  # client errors of HTTP that pass; those from 500 on do too
 PLAIN = r"^[ -~]*$"  # printable ASCII: a request takes no other text
@@ -39,9 +39,6 @@ class Origin:
     validator: Annotated[str, Field(pattern=PLAIN)]  # its strong ETag, else its date, else ""
 
 
-_ORIGIN = TypeAdapter(Origin)
-
-
 class Part:
     """`<name>.part`, the first bytes of a file, and beside it `<name>.part.json`, their `Origin`."""
 
@@ -54,8 +51,8 @@ class Part:
     def origin(self) -> Origin | None:
         """Return where the bytes came from; without that, nothing can be added to them."""
         try:
-            return _ORIGIN.validate_json(self._facts.read_bytes())
-        except (FileNotFoundError, ValidationError):
+            return read_json(self._facts, Origin)
+        except (FileNotFoundError, ValueError):
             return None
 
     def n_bytes(self) -> int:

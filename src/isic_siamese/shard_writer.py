@@ -109,7 +109,7 @@ def write_shards(
     """Decode each of `sets` into `shard-00000.npy` and so on in its folder, on `workers` threads (None: all cores).
 
     Threads suffice, as decoding and resizing leave Python's lock alone. With `DASK_SCHEDULER_ADDRESS` set in the
-    environment, the workers of that Dask cluster do the work instead; they must see the same files.
+    environment, the workers of that Dask cluster do the work instead; they must see the same files by the same paths.
 
     Args:
         sets: what to decode, and where to.
