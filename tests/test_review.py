@@ -24,7 +24,8 @@ from ruamel.yaml import YAML
 params = YAML(typ="safe").load(Path("params.yaml").read_text())
 Path("metrics/plots").mkdir(parents=True, exist_ok=True)
 figure = {"value": round(1.05 - params["margin"] / 5, 6), "low": 0.8, "high": 0.9}
-Path("metrics/evaluate.json").write_text(json.dumps({"roc_auc": figure, "balanced_accuracy": {"value": 0.8}}))
+content = {"goal": f"reached with margin {params['margin']}", "roc_auc": figure, "balanced_accuracy": {"value": 0.8}}
+Path("metrics/evaluate.json").write_text(json.dumps(content))
 Path("metrics/plots/roc.png").write_bytes(f"drawn with margin {params['margin']}".encode())
 Path("data").mkdir(exist_ok=True)
 Path("data/answers.csv").write_text("row\\n1\\n")
@@ -112,6 +113,7 @@ def test_changed_metrics_parameters_and_pictures_are_shown_and_a_fall_is_marked(
     assert ":warning: fell by 0.200, more than its interval is wide (0.100) |" in done.stdout
     assert "| params.yaml | margin  | 1.0 " in done.stdout
     assert "1 numbers of metrics/ changed" in done.stdout and "roc_auc.value" in done.stdout
+    assert "reached with" not in done.stdout
     base, head = (branch.git("rev-parse", name).strip() for name in ("main", "change"))
     assert f"/blob/{base[:10]}" in done.stdout
     assert f"https://example.org/owner/project/blob/{head}/metrics/plots/roc.png?raw=true" in done.stdout

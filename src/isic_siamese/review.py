@@ -131,7 +131,8 @@ def _dvc_diff(kind: str, base: str) -> list[str]:
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
     if done.returncode:
         raise DataError(f"dvc {kind} diff {base}: {done.stderr.strip()}")
-    lines = [line for line in done.stdout.splitlines() if line]
+    # Not the sentence on the goal, which says in words what the headline says, and makes a table as wide as itself.
+    lines = [line for line in done.stdout.splitlines() if line and "| goal " not in line]
     return lines if len(lines) > 2 else []
 
 
