@@ -44,7 +44,8 @@ class Checkpoint:
         """Return the state that was saved last, its tensors in host memory; None where there is none that is whole."""
         if not self.path.exists():
             return None
-        digest, content = (whole := self.path.read_bytes())[:DIGEST_BYTES], whole[DIGEST_BYTES:]
+        whole = self.path.read_bytes()
+        digest, content = whole[:DIGEST_BYTES], whole[DIGEST_BYTES:]
         if digest != _digest(content):  # what a machine that lost its power may leave
             log.warning("%s is not whole: starting anew", self.path)
             return None

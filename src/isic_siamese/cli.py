@@ -52,8 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _write_lines(lines: Iterator[str]) -> None:
     for line in lines:
-        if sys.stdout:  # None where it is closed
-            sys.stdout.write(line + "\n")
+        sys.stdout.write(line + "\n")
 
 
 @dataclass(frozen=True)

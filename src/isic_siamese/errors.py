@@ -1,6 +1,7 @@
 """Errors a user can mend, and how a command reports them without a traceback."""
 
 import errno
+import io
 import logging
 import os
 import signal
@@ -40,10 +41,11 @@ def run_command(main: Callable[[], None]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if not sys.stdout:  # None where it is closed
+        sys.stdout = io.StringIO()
     try:
         main()
-        if sys.stdout:  # None where it is closed
-            sys.stdout.flush()
+        sys.stdout.flush()
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)

@@ -60,7 +60,7 @@ def write_json(path: Path, content: Mapping[str, object], rounded: bool = True) 
 
 
 def read_json(path: Path, kind: type[T]) -> T:
-    """Read a dataclass that `write_json` wrote: every field is there, of its type and within its range.
+    """Read what `write_json` wrote, as a `kind`: every field is there, of its type and within its range.
 
     Raises:
         FileNotFoundError: the file is absent.

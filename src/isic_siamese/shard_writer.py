@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 BUFFER_BYTES = 16 << 20  # the largest JPEG of ISIC 2020 is about 10 MB; what is never touched takes no memory
 ENCRYPTED = 0x1  # flag bit of a member
 
+Problem = tuple[PurePosixPath, str]  # an image, by its zip and member, and why it cannot be decoded
+
 
 @dataclass(frozen=True)
 class ImageSet:
@@ -133,9 +135,10 @@ def write_shards(
     if problems:
         what = f"{len(problems):,} images that cannot be decoded"
         advice = "take other copies of them, or leave them out knowingly, in the section shards of params.yaml:"
-        names = [PurePosixPath(line.partition(":")[0]).stem for line in problems]
+        lines = [f"{image}: {problem}" for image, problem in problems]
+        names = [image.stem for image, _ in problems]
         paste = f"exclude: {[*params.exclude, *names]}"  # quoted, or YAML would take 0033704 for a number
-        raise DataError("\n       ".join([f"{sets[0].source.parent}: {what}", *problems, advice, paste]))
+        raise DataError("\n       ".join([f"{sets[0].source.parent}: {what}", *lines, advice, paste]))
     sizes = [_read_sizes(plan) for plan in plans]
     for image_set, plan in zip(sets, plans, strict=True):
         _place(plan, image_set.folder)
@@ -143,8 +146,8 @@ def write_shards(
     return sizes
 
 
-def write_shard(task: ShardTask) -> list[str]:
-    """Decode the members of `task` into its two files; if any cannot be, write nothing and return a line for each."""
+def write_shard(task: ShardTask) -> list[Problem]:
+    """Decode the members of `task` into its two files; if any cannot be, write nothing and return what is wrong."""
     shard = np.empty((len(task.members), task.image_px, task.image_px, 3), np.uint8)
     sizes, problems = [], []
     archive = _open_zip(task.source, task.source.stat().st_mtime_ns)
@@ -156,9 +159,9 @@ def write_shard(task: ShardTask) -> list[str]:
                 shard[row], size = decode_sized(jpeg, task.image_px, task.fit)
                 sizes.append(size)
             except KeyError:
-                problems.append(f"{task.source.name}/{member}: not in the zip")
+                problems.append((PurePosixPath(task.source.name, member), "not in the zip"))
             except (DataError, BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
-                problems.append(f"{task.source.name}/{member}: {error}")
+                problems.append((PurePosixPath(task.source.name, member), str(error)))
     if not problems:
         write_csv(task.sizes, pd.DataFrame(sizes, columns=["width", "height"]))
         write_npy(task.target, shard)
@@ -217,19 +220,19 @@ def _recipe(image_px: int, fit: Fit) -> bytes:
     return repr((image_px, fit, versions)).encode() + Path(images.__file__).read_bytes()
 
 
-def _run(tasks: Sequence[ShardTask], workers: int | None) -> list[str]:
+def _run(tasks: Sequence[ShardTask], workers: int | None) -> list[Problem]:
     """Write the shards that are not there yet; return the problems of all, in the order of `tasks`."""
     missing = [task for task in tasks if not task.is_done()]
     if len(missing) < len(tasks):
         logger.info("%d of %d shards are there from an earlier run", len(tasks) - len(missing), len(tasks))
     n_images = sum(len(task.members) for task in missing)
-    problems: dict[Path, list[str]] = {}
+    problems: dict[Path, list[Problem]] = {}
     with start_executor(workers or os.cpu_count() or 1) as executor, tqdm(total=n_images, unit="image") as bar:
         futures = {executor.submit(write_shard, task): task for task in missing}
         for future in as_completed(futures):
             problems[futures[future].target] = future.result()
             bar.update(len(futures[future].members))
-    return [line for task in missing for line in problems[task.target]]
+    return [problem for task in missing for problem in problems[task.target]]
 
 
 def _read_sizes(tasks: Sequence[ShardTask]) -> pd.DataFrame:

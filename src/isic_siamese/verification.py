@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel
 from tqdm import tqdm
 
 from isic_siamese import release
 from isic_siamese.errors import DataError
-from isic_siamese.files import write_json
+from isic_siamese.files import read_json, write_json
 from isic_siamese.release import refuse, some
 from isic_siamese.zips import CHUNK, check_contents, read_directory
 
@@ -36,9 +36,6 @@ class Entry(BaseModel):
     n_bytes: int
     mtime_ns: int
     sha256: str
-
-
-_RECORD = TypeAdapter(dict[str, Entry])
 
 
 def truth_path(folder: Path) -> Path:
@@ -180,6 +177,6 @@ def _sha256(path: Path, n_bytes: int) -> str:
 
 def _read_record(path: Path) -> dict[str, Entry]:
     try:
-        return _RECORD.validate_json(path.read_bytes())
-    except (FileNotFoundError, ValidationError):
+        return read_json(path, dict[str, Entry])
+    except (FileNotFoundError, ValueError):
         return {}  # losing it only costs another pass

@@ -5,7 +5,6 @@ Regression and the Import Vector Machine", J. Comput. Graph. Stat. 14 (2005), do
 that only repeats its neighbours gets a small vote, one that speaks for a region alone a large one.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import ThreadpoolController
 
 from isic_siamese.arrays import Bools, Embeddings, Floats
-from isic_siamese.files import write_json, write_npy
+from isic_siamese.files import read_json, write_json, write_npy
 
 TEMPERATURE, PENALTY = 0.1, 0.3  # where no others are given
 LEARNED, VOTERS = 8192, 1024  # references, at most, that are learned from, and of these, that have a vote
@@ -158,7 +157,7 @@ def read_votes(folder: Path) -> Votes:
 
     Raises:
         FileNotFoundError: a file is absent.
-        ValueError, TypeError, KeyError, EOFError: it is something else.
+        ValueError, KeyError, EOFError: it is something else.
     """
-    numbers = json.loads((folder / VOTES_JSON).read_text(encoding="utf-8"))
-    return Votes(np.load(folder / VOTES_NPY), float(numbers["intercept"]), float(numbers["temperature"]))
+    numbers = read_json(folder / VOTES_JSON, dict[str, float])
+    return Votes(np.load(folder / VOTES_NPY), numbers["intercept"], numbers["temperature"])
