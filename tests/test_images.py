@@ -1,4 +1,4 @@
-"""Decoding one JPEG: fidelity, geometry, and every kind that a camera makes; for broken ones: `test_images_damaged.py`."""
+"""Decoding one JPEG: fidelity, geometry, and every kind a camera makes; for broken ones: `test_images_damaged.py`."""
 
 import io
 import struct
