@@ -39,7 +39,8 @@ def main() -> None:
     figures = pooled_figures(answers, recipe.evaluate, params.common.seed)
     write_json(Path("metrics/crossvalidate.json"), figures)
     picture = Path("metrics/plots/crossvalidate_roc.png")
-    write_pooled_roc(picture, answers, figures, recipe.evaluate, params.common.seed)
+    drawn = params.common.release == "demo"
+    write_pooled_roc(picture, answers, figures, recipe.evaluate, params.common.seed, drawn)
 
 
 if __name__ == "__main__":

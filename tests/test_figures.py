@@ -65,9 +65,8 @@ def test_the_roc_has_the_band_the_area_and_the_threshold_of_the_evaluation(
 ) -> None:
     drawn: list[tuple[Any, ...]] = []
     monkeypatch.setattr(figures, "draw_roc", lambda *given: drawn.append(given))
-    monkeypatch.setattr(figures, "draw_studies", lambda _: None)
     write_curves(tmp_path, some_answers(), evaluation)
-    _, title, (curve,), (ends, confidence), decisions = drawn[0]
+    _, title, (curve,), (ends, confidence), decisions, _ = drawn[0]
     assert title == "ROC, test split: 80 images, 20 melanoma" and curve.area == evaluation.figures["roc_auc"]
     assert ends is evaluation.band and confidence == 0.95 and decisions is evaluation.figures
 
@@ -76,10 +75,11 @@ def test_the_roc_has_the_band_the_area_and_the_threshold_of_the_evaluation(
 def test_dermatologists_stand_beside_real_lesions_alone(
     drawn: bool, evaluation: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[Figure] = []
-    monkeypatch.setattr(figures, "draw_studies", asked.append)
+    given: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(figures, "draw_roc", lambda *arguments: given.append(arguments))
     write_curves(tmp_path, some_answers(), evaluation, drawn)
-    assert len(asked) == (not drawn)
+    *_, studies = given[0]
+    assert studies == (not drawn)
 
 
 def test_the_worst_misses_are_the_surest_of_each_kind() -> None:

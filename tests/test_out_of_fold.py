@@ -54,23 +54,25 @@ def test_the_pooled_curve_is_the_mean_of_those_of_the_repeats() -> None:
     assert curve == pytest.approx(np.mean([np.interp(GRID, *rates) for rates in each], axis=0))
 
 
+@pytest.mark.parametrize("drawn", [False, True])
 def test_the_picture_shows_the_pooled_curve_in_its_band_beside_the_controls(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    drawn: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn: list[tuple[Any, ...]] = []
+    drawings: list[tuple[Any, ...]] = []
 
     def draw(*given: Any) -> None:
-        drawn.append(given)
+        drawings.append(given)
         draw_roc(*given)
 
     monkeypatch.setattr(out_of_fold, "draw_roc", draw)
     answers = some_answers()
     figures: dict[str, Any] = pooled_figures(answers, EVALUATE, seed=0)
-    write_pooled_roc(tmp_path / "roc.png", answers, figures, EVALUATE, seed=0)
+    write_pooled_roc(tmp_path / "roc.png", answers, figures, EVALUATE, seed=0, drawn=drawn)
     assert (tmp_path / "roc.png").stat().st_size > 5000
-    figure, title, curves, (ends, confidence), decisions = drawn[0]
+    figure, title, curves, (ends, confidence), decisions, studies = drawings[0]
     assert isinstance(figure, Figure) and isinstance(curves[0], Roc)
-    assert title == "ROC, cross-validated: 300 images, 150 patients"
+    assert title == f"ROC, cross-validated: 300 {'drawn ' if drawn else ''}images, 150 patients"
+    assert studies == (not drawn)
     assert [curve.area for curve in curves] == [figures[area] for _, _, area in out_of_fold.DRAWN]
     ours, features, colour = (curve.sensitivity for curve in curves)
     assert (ours == features).all() and colour[10] != ours[10]

@@ -5,7 +5,7 @@ from matplotlib.legend import Legend
 from sklearn.metrics import roc_auc_score
 
 from isic_siamese.measures import GRID
-from isic_siamese.roc import Roc, draw_roc, draw_studies, trace_roc
+from isic_siamese.roc import Roc, draw_roc, trace_roc
 
 MALIGNANT = np.array([0, 0, 1, 0, 1, 1], bool)
 SCORES = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
@@ -17,7 +17,8 @@ def test_a_curve_has_the_area_of_its_scores() -> None:
     assert curve.name == "ours" and curve.area == {"value": 0.5}
 
 
-def test_the_picture_shows_each_curve_the_interval_the_threshold_and_the_dermatologists() -> None:
+@pytest.mark.parametrize("studies", [True, False])
+def test_the_picture_shows_each_curve_the_interval_the_threshold_and_dermatologists_where_wanted(studies: bool) -> None:
     figure = Figure()
     curves = [
         trace_roc("ours", SCORES, MALIGNANT, {"value": 0.8, "low": 0.7, "high": 0.9}),
@@ -25,24 +26,25 @@ def test_the_picture_shows_each_curve_the_interval_the_threshold_and_the_dermato
     ]
     band = np.stack([GRID / 2, np.sqrt(GRID)])
     decisions = {"sensitivity": {"value": 0.75}, "specificity": {"value": 0.6}}
-    draw_roc(figure, "ROC", curves, (band, 0.9), decisions)
-    draw_studies(figure)
+    draw_roc(figure, "ROC", curves, (band, 0.9), decisions, studies)
     axes = figure.axes[0]
     drawn = {str(line.get_label()): line.get_xydata() for line in axes.lines}
     assert np.array_equal(
         drawn["ours, AUC 0.800 (0.700 to 0.900)"], np.stack([curves[0].false_alarm_rate, curves[0].sensitivity], axis=1)
     )
     assert np.array_equal(drawn["colour, AUC 0.500"], np.stack([GRID, GRID], axis=1))
-    assert np.allclose(drawn["Brinker 2019"], [[1 - 0.6, 0.741]])
     assert np.allclose(drawn["threshold of validation"], [[0.4, 0.75]])
     (area,) = axes.collections
     assert area.get_label() == "90 % interval at each point, patients resampled"
     vertices = np.asarray(area.get_paths()[0].vertices)
     for end in band:
         assert {*zip(GRID, end, strict=True)} <= {*map(tuple, vertices)}
-    (studies,) = (part for part in axes.artists if isinstance(part, Legend))
-    assert [text.get_text() for text in studies.get_texts()][1] == "Brinker 2019"
-    assert studies.get_title().get_text() == "dermatologists,\non lesions of their own studies"
+    of_studies = [part for part in axes.artists if isinstance(part, Legend)]
+    assert len(of_studies) == studies and ("Brinker 2019" in drawn) == studies
+    if studies:
+        assert np.allclose(drawn["Brinker 2019"], [[1 - 0.6, 0.741]])
+        assert [text.get_text() for text in of_studies[0].get_texts()][1] == "Brinker 2019"
+        assert of_studies[0].get_title().get_text() == "dermatologists,\non lesions of their own studies"
     (legend,) = figure.legends
     names = ["90 % interval", "ours, AUC", "colour, AUC", "threshold"]
     assert all(text.get_text().startswith(name) for text, name in zip(legend.get_texts(), names, strict=True))

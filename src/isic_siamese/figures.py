@@ -18,7 +18,7 @@ from isic_siamese.histograms import write_histograms
 from isic_siamese.measures import Answers
 from isic_siamese.pictures import BLUE, CHOSEN, GREY, VERMILLION, unit_axes, write_figure
 from isic_siamese.references import References
-from isic_siamese.roc import draw_roc, draw_studies, trace_roc
+from isic_siamese.roc import draw_roc, trace_roc
 from isic_siamese.shards import Shards
 from isic_siamese.sheets import Tile, reference_tiles, write_sheet
 
@@ -140,12 +140,9 @@ def write_curves(folder: Path, answers: Answers, evaluation: Evaluation, drawn: 
     n, n_melanoma = len(answers.malignant), int(answers.malignant.sum())
     title = f"ROC, test split: {n:,}{' drawn' if drawn else ''} images, {n_melanoma:,} melanoma"
 
-    def draw(figure: Figure) -> None:
-        draw_roc(figure, title, [curve], band, figures)
-        if not drawn:
-            draw_studies(figure)
-
-    write_figure(folder / "roc.png", draw, height=5.6)
+    write_figure(
+        folder / "roc.png", lambda figure: draw_roc(figure, title, [curve], band, figures, not drawn), height=5.6
+    )
     write_figure(folder / "precision_recall.png", lambda figure: draw_precision_recall(figure, answers, figures))
     write_figure(folder / "reliability.png", lambda figure: draw_reliability(figure, answers, figures), 8.4, 4.9)
     write_figure(folder / "confusion.png", lambda figure: draw_confusion(figure, answers), 4.0, 4.0)

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from isic_siamese import metrics
 from isic_siamese.arrays import Bools, Floats
@@ -14,7 +13,7 @@ from isic_siamese.bootstrap import Measure, Resamples, draw_resamples, mean_figu
 from isic_siamese.evaluation import EvaluateParams
 from isic_siamese.measures import GRID
 from isic_siamese.pictures import write_figure
-from isic_siamese.roc import Roc, draw_roc, draw_studies
+from isic_siamese.roc import Roc, draw_roc
 
 CONTROLS = ["mean_colour", "imagenet_features", "imagenet_votes"]
 GAINS = {f"{name}_less_network_roc_auc": f"{name}_roc_auc" for name in CONTROLS}  # and what each is the gain of
@@ -73,7 +72,12 @@ def pooled_curve(answers: pd.DataFrame, score: str) -> Measure:
 
 
 def write_pooled_roc(
-    path: Path, answers: pd.DataFrame, figures: Mapping[str, Any], params: EvaluateParams, seed: int
+    path: Path,
+    answers: pd.DataFrame,
+    figures: Mapping[str, Any],
+    params: EvaluateParams,
+    seed: int,
+    drawn: bool,
 ) -> None:
     """Draw the ROC curve of the pooled answers, its band, and the curves of two controls in the same folds.
 
@@ -83,6 +87,7 @@ def write_pooled_roc(
         figures: what `pooled_figures` returns of them, with the same `params` and `seed`.
         params: see there.
         seed: likewise.
+        drawn: whether the images are; then the title says so, and no dermatologists are shown.
     """
     even = np.ones((1, figures["counts"]["images"]))
     curves = [
@@ -92,13 +97,9 @@ def write_pooled_roc(
     resamples = _draw_resamples(_repeats(answers)[0], params, seed)
     spread = resample_images(pooled_curve(answers, DRAWN[0][0]), resamples)["sensitivity"]
     band = percentile_ends(spread, params.confidence), params.confidence
-    title = "ROC, cross-validated: {images:,} images, {patients:,} patients".format(**figures["counts"])
-
-    def draw(figure: Figure) -> None:
-        draw_roc(figure, title, curves, band, figures)
-        draw_studies(figure)
-
-    write_figure(path, draw, height=6.0)
+    images = "drawn images" if drawn else "images"
+    title = "ROC, cross-validated: {images:,} {}, {patients:,} patients".format(images, **figures["counts"])
+    write_figure(path, lambda figure: draw_roc(figure, title, curves, band, figures, not drawn), height=6.0)
 
 
 def _repeats(answers: pd.DataFrame) -> list[pd.DataFrame]:

@@ -64,8 +64,9 @@ def draw_roc(
     curves: Sequence[Roc],
     band: tuple[Floats, float],
     decisions: Mapping[str, Mapping[str, float]],
+    studies: bool,
 ) -> None:
-    """Draw a network's ROC curve and those it is to be seen beside; `draw_studies` adds dermatologists.
+    """Draw a network's ROC curve, those it is to be seen beside, and where dermatologists stand.
 
     Args:
         figure: to draw on.
@@ -73,6 +74,7 @@ def draw_roc(
         curves: the network's, then at most two of its controls.
         band: low and high end of the network's sensitivity on `measures.GRID`, `(2, G)`, and their confidence.
         decisions: the network's figures at its threshold, `sensitivity` and `specificity`.
+        studies: whether to show dermatologists, on lesions of their own; none has seen drawn ones.
     """
     axes = unit_axes(figure, title, "1 - specificity", "sensitivity")
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
@@ -84,12 +86,8 @@ def draw_roc(
         shown += axes.plot(curve.false_alarm_rate, curve.sensitivity, label=label, **style)
     shown += axes.plot(1 - decisions["specificity"]["value"], decisions["sensitivity"]["value"], color=BLUE, **CHOSEN)
     figure.legend(handles=shown, loc="outside lower center")
-
-
-def draw_studies(figure: Figure) -> None:
-    """Add where dermatologists stand, on lesions of their own, to the picture of `draw_roc`."""
-    (axes,) = figure.axes
-    axes.add_artist(axes.legend(handles=[_plot_study(axes, study) for study in STUDIES], **STUDIES_LEGEND))
+    if studies:
+        axes.add_artist(axes.legend(handles=[_plot_study(axes, study) for study in STUDIES], **STUDIES_LEGEND))
 
 
 def _plot_study(axes: Axes, study: str) -> Line2D:
