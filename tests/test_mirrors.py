@@ -113,6 +113,21 @@ def test_a_password_is_in_no_message(store: Path, server: MirrorServer, trouble:
     assert "cret" not in str(failure.value) and "http://***@127.0.0.1" in str(failure.value)
 
 
+def test_a_password_is_in_no_file_and_what_broke_off_is_continued(
+    folder: Path, store: Path, server: MirrorServer
+) -> None:
+    url = f"{server.url}/2020".replace("//", "//me:secret@")
+    server.plan.extend(["cut"] * 200)
+    with pytest.raises(DataError):
+        fetch_release(store, [url], [], stall=1)
+    assert not any(b"secret" in content for content in contents(store).values())
+    server.plan.clear()
+    server.asked.clear()
+    fetch(store, url)
+    assert contents(store) == contents(folder)
+    assert {validator for _, _, validator in server.asked} == {'"first"'}
+
+
 def test_a_password_of_a_mirror_that_is_none_is_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ISIC_MIRROR", "ftp://me:sec/ret@host/x")
     with pytest.raises(DataError, match=r"^ISIC_MIRROR: 'ftp://\*\*\*@host/x' is neither"):

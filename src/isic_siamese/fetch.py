@@ -32,7 +32,7 @@ class GivenUpError(Exception):
 
 @dataclass(frozen=True)
 class Origin:
-    """What a server said of a whole file when its first byte came."""
+    """What a server said of a whole file when its first byte came; `url` is without the password."""
 
     url: str
     n_bytes: int | None
@@ -121,7 +121,7 @@ class Fetcher:
         headers = {"Accept-Encoding": "identity"}
         if origin and offset:
             headers["Range"] = f"bytes={offset}-"
-            if origin.url == url and origin.validator:
+            if origin.url == without_password(url) and origin.validator:
                 headers["If-Range"] = origin.validator
         try:
             with self.client.stream("GET", url, headers=headers) as response:
@@ -157,6 +157,11 @@ class Fetcher:
                     raise CutError("stopped")
                 chunk = next(chunks, b"")
         part.require_length(n_bytes)
+
+
+def without_password(text: str) -> str:
+    """Hide who signs in and how in each URL of `text`: in `http://user:password@host`, all before the @."""
+    return re.sub(r"(?<=//)[^\s/]*(:\S*)?@", "***@", text)
 
 
 def _require_file(response: httpx.Response) -> None:
@@ -200,7 +205,9 @@ def _origin(response: httpx.Response, url: str) -> Origin:
     # A weak ETag does not promise equal bytes.
     etag = response.headers.get("ETag", "")
     validator = etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
-    return Origin(url, int(length) if length else None, validator if re.fullmatch(PLAIN, validator) else "")
+    return Origin(
+        without_password(url), int(length) if length else None, validator if re.fullmatch(PLAIN, validator) else ""
+    )
 
 
 def _span(response: httpx.Response) -> re.Match[str] | None:

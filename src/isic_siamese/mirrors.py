@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ from tqdm import tqdm
 
 from isic_siamese import release
 from isic_siamese.errors import DataError
-from isic_siamese.fetch import Fetcher, GivenUpError, Part, RefusedError
+from isic_siamese.fetch import Fetcher, GivenUpError, Part, RefusedError, without_password
 from isic_siamese.files import replacing
 from isic_siamese.raw import expand_home, link_or_copy
 from isic_siamese.release import refuse
@@ -52,7 +51,7 @@ def list_mirrors() -> list[str]:
     own = os.environ.get("ISIC_MIRROR", "")
     if own and not _is_url(own) and not expand_home(own).is_dir():
         raise DataError(
-            f"ISIC_MIRROR: {_without_password(own)!r} is neither a URL (http://, https://) nor a folder; "
+            f"ISIC_MIRROR: {without_password(own)!r} is neither a URL (http://, https://) nor a folder; "
             "correct it or unset it"
         )
     return [own, *MIRRORS] if own else list(MIRRORS)
@@ -114,7 +113,7 @@ def _fetch_file(fetcher: Fetcher, mirrors: Sequence[str], path: Path, position: 
                 _fetch_from(fetcher, mirror, path, bar)
                 return ""
             except (RefusedError, GivenUpError) as error:
-                problems.append(_without_password(str(error)))
+                problems.append(without_password(str(error)))
             except OSError as error:
                 return f"{Part(path).path}: {error.strerror}; {Part(path).n_bytes():,} bytes so far"
     log.warning("%s: no mirror gives it", path.name)
@@ -161,11 +160,6 @@ def _n_bytes_to_come(client: httpx.Client, mirrors: Sequence[str], path: Path) -
 
 def _is_url(mirror: str) -> bool:
     return mirror.lower().startswith(("http://", "https://"))
-
-
-def _without_password(text: str) -> str:
-    """Hide who signs in and how in each URL of `text`: in `http://user:password@host`, all before the @."""
-    return re.sub(r"(?<=//)[^\s/]*(:\S*)?@", "***@", text)
 
 
 def _client(stall: float) -> httpx.Client:
