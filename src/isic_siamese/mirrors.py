@@ -19,7 +19,7 @@ from isic_siamese.fetch import Fetcher, GivenUpError, Part, RefusedError, withou
 from isic_siamese.files import replacing
 from isic_siamese.raw import expand_home, link_or_copy
 from isic_siamese.release import refuse
-from isic_siamese.verification import truth_path
+from isic_siamese.verification import missing_files
 
 MIRRORS = (
     "https://isic-archive.s3.amazonaws.com/challenges/2020/",
@@ -69,9 +69,7 @@ def fetch_release(store: Path, mirrors: Sequence[str], pauses: Sequence[float] =
     Raises:
         DataError: a file cannot be had, or the disk has no room; says how to go on.
     """
-    missing = [name for name in release.FILES if not (store / name).is_file()]
-    if truth_path(store).is_file() and release.TRUTH_CSV in missing:
-        missing.remove(release.TRUTH_CSV)
+    missing = missing_files(store)
     if not missing:
         return
     if not store.exists():

@@ -10,7 +10,7 @@ from pathlib import Path
 from isic_siamese import release
 from isic_siamese.errors import DataError
 from isic_siamese.files import write_csv
-from isic_siamese.verification import has_verified_twin, truth_path
+from isic_siamese.verification import has_verified_twin, release_paths
 
 log = logging.getLogger(__name__)
 
@@ -81,8 +81,7 @@ def _delete(folder: Path) -> None:
 
 
 def _fill(new: Path, folder: Path) -> None:
-    for name in release.FILES:
-        source = truth_path(folder) if name == release.TRUTH_CSV else folder / name
+    for name, source in release_paths(folder).items():
         if source.name == release.TRUTH_V1_CSV:
             write_csv(new / name, release.read_truth(source))
         else:

@@ -38,10 +38,18 @@ class Entry(BaseModel):
     sha256: str
 
 
-def truth_path(folder: Path) -> Path:
-    """Return the ground truth of a release, v2 if it is there, else v1 if that is."""
-    v1, v2 = folder / release.TRUTH_V1_CSV, folder / release.TRUTH_CSV
-    return v1 if v1.exists() and not v2.exists() else v2
+def release_paths(folder: Path) -> dict[str, Path]:
+    """Return where `folder` should have each of `release.FILES`; a ground truth v1 stands in where there is no v2."""
+    paths = {name: folder / name for name in release.FILES}
+    v1 = folder / release.TRUTH_V1_CSV
+    if v1.exists() and not paths[release.TRUTH_CSV].exists():
+        paths[release.TRUTH_CSV] = v1
+    return paths
+
+
+def missing_files(folder: Path) -> list[str]:
+    """Return which of `release.FILES` the `folder` lacks."""
+    return [name for name, path in release_paths(folder).items() if not path.is_file()]
 
 
 def verify_release(folder: Path, record: Path, official: bool = False) -> dict[str, dict[str, int]]:
@@ -59,7 +67,9 @@ def verify_release(folder: Path, record: Path, official: bool = False) -> dict[s
         DataError: a file is absent or wrong; all problems are in the one message.
     """
     _require_files(folder)
-    truth, duplicates, test = _read_tables(folder)
+    truth = release.read_truth(release_paths(folder)[release.TRUTH_CSV])
+    duplicates = release.read_duplicates(folder / release.DUPLICATES_CSV)
+    test = release.read_test_metadata(folder / release.TEST_CSV)
     refuse(folder / release.DUPLICATES_CSV, _duplicate_problems(truth, duplicates))
     refuse(folder / release.TEST_CSV, _overlap_problems(truth, test))
     counts = {
@@ -89,23 +99,13 @@ def has_verified_twin(path: Path, record: Path) -> bool:
 
 
 def _require_files(folder: Path) -> None:
-    missing = [name for name in release.FILES if not (folder / name).is_file()]
-    if truth_path(folder).is_file() and release.TRUTH_CSV in missing:
-        missing.remove(release.TRUTH_CSV)
+    missing = missing_files(folder)
     if missing:
         raise DataError(
             f"{folder}: not a whole release: it lacks {len(missing)} of the 5 files: {', '.join(missing)}; "
             "add them, or set 'release' in params.yaml to demo, isic2020 or a folder that holds all five"
             + "".join(f"\n       {name}: {INSTEAD[name]}" for name in missing if name in INSTEAD)
         )
-
-
-def _read_tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    return (
-        release.read_truth(truth_path(folder)),
-        release.read_duplicates(folder / release.DUPLICATES_CSV),
-        release.read_test_metadata(folder / release.TEST_CSV),
-    )
 
 
 def _duplicate_problems(truth: pd.DataFrame, duplicates: pd.DataFrame) -> list[str]:
