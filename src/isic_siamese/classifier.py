@@ -10,7 +10,7 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from isic_siamese.arrays import Bools, Floats
-from isic_siamese.errors import DataError
+from isic_siamese.errors import explaining
 from isic_siamese.files import read_json, write_json
 from isic_siamese.params import Count
 
@@ -109,9 +109,5 @@ def read_classifier(path: Path) -> Classifier:
     Raises:
         DataError: the file is absent or is something else.
     """
-    try:
+    with explaining(path, "not a classifier of this project", "evaluate"):
         return read_json(path, Classifier)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; run 'dvc repro evaluate' or 'dvc pull'") from None
-    except ValueError as error:
-        raise DataError(f"{path}: not a classifier of this project: {error}; run 'dvc repro -f evaluate'") from None

@@ -6,7 +6,9 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 # Where a file may not be read or written, or where a folder or a file is the other one.
 BARRED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY)
@@ -31,6 +33,17 @@ class DataError(UserError):
 
 class TrainingError(UserError):
     """Training cannot go on with these parameters on this machine."""
+
+
+@contextmanager
+def explaining(where: Path, problem: str, stage: str) -> Iterator[None]:
+    """Raise a `DataError` where what is read in the block is absent, or is no such thing: say which stage makes it."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DataError(f"{error.filename}: no such file; run 'dvc repro {stage}' or 'dvc pull'") from None
+    except (ValueError, KeyError, IndexError, EOFError) as error:
+        raise DataError(f"{where}: {problem}: {error}; run 'dvc repro -f {stage}'") from None
 
 
 def run_command(main: Callable[[], None]) -> None:

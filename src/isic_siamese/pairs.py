@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import Field, model_validator
 
-from isic_siamese.errors import DataError
+from isic_siamese.errors import DataError, explaining
 from isic_siamese.params import Section
 
 COLUMNS = ["block", "left", "right", "left_view", "right_view", "same"]
@@ -109,12 +109,8 @@ def read_pairs(path: Path) -> pd.DataFrame:
     Raises:
         DataError: the file is absent or is no pair index.
     """
-    try:
+    with explaining(path, "not a pair index", "pairs"):
         return pd.read_csv(path, dtype=np.int64)[COLUMNS]
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; run 'dvc repro pairs' or 'dvc pull'") from None
-    except (ValueError, KeyError) as error:
-        raise DataError(f"{path}: not a pair index: {error}; run 'dvc repro -f pairs'") from None
 
 
 def count_pairs(pairs: pd.DataFrame, malignant: npt.NDArray[np.bool_]) -> dict[str, int | float]:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from isic_siamese.arrays import Bools, Embeddings, Floats
-from isic_siamese.errors import DataError
+from isic_siamese.errors import DataError, explaining
 from isic_siamese.files import read_json, write_csv, write_json, write_npy
 from isic_siamese.votes import Votes, fit_votes, in_chunks, read_votes, write_votes
 
@@ -97,7 +97,7 @@ def read_references(folder: Path, model: str) -> References:
     Raises:
         DataError: a file is absent, or they do not belong together, or were made with another model than `model`.
     """
-    try:
+    with explaining(folder, "no references of this project", "evaluate"):
         table = pd.read_csv(folder / REFERENCES_CSV, dtype=str, keep_default_na=False)[COLUMNS]
         table = table.astype({"row": "int64", "target": "int64"})
         made_with = read_json(folder / MODEL_JSON, dict[str, str])["sha256"]
@@ -105,10 +105,6 @@ def read_references(folder: Path, model: str) -> References:
         references = References(np.asarray(embeddings[table["row"].to_numpy()], np.float32), table, read_votes(folder))
         if not table["target"].isin([0, 1]).all() or references.votes.weights.shape != (len(table),):
             raise ValueError("its files do not belong together")
-    except FileNotFoundError as error:
-        raise DataError(f"{error.filename}: no such file; run 'dvc repro evaluate' or 'dvc pull'") from None
-    except (ValueError, KeyError, IndexError, EOFError) as error:
-        raise DataError(f"{folder}: no references of this project: {error}; run 'dvc repro -f evaluate'") from None
     if made_with != model:
         raise DataError(f"{folder}: made with another model than that of data/models; run 'dvc repro evaluate'")
     return references

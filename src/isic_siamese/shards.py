@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 from tqdm import tqdm
 
-from isic_siamese.errors import DataError
+from isic_siamese.errors import DataError, explaining
 
 NUMBERS = ("target", "width", "height")
 READ_BATCH = 64  # images read at a time, where no network says how many
@@ -22,15 +22,11 @@ def read_index(folder: Path) -> pd.DataFrame:
         DataError: there is no such file, or it is not an index.
     """
     path = folder / "index.csv"
-    try:
+    with explaining(path, "not an index of shards", "shards"):
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
         index = table.astype(dict.fromkeys(["row", *(name for name in NUMBERS if name in table)], "int64"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; run 'dvc repro shards' or 'dvc pull'") from None
-    except (ValueError, KeyError) as error:
-        raise DataError(f"{path}: not an index of shards: {error}; run 'dvc repro -f shards'") from None
-    if not np.array_equal(index["row"], np.arange(len(index))):
-        raise DataError(f"{path}: not an index of shards: rows are not 0, 1, 2 ...; run 'dvc repro -f shards'")
+        if not np.array_equal(index["row"], np.arange(len(index))):
+            raise ValueError("rows are not 0, 1, 2 ...")
     return index
 
 

@@ -10,7 +10,7 @@ from pydantic import model_validator
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from isic_siamese.errors import DataError
+from isic_siamese.errors import DataError, explaining
 from isic_siamese.params import Fraction, Section
 
 SPLITS = ("train", "val", "test")
@@ -119,12 +119,8 @@ def read_splits(path: Path) -> pd.DataFrame:
     Raises:
         DataError: the file is absent or no such table, or names a patient twice or a split that there is not.
     """
-    try:
+    with explaining(path, "not a table of splits", "split"):
         splits = pd.read_csv(path, dtype=str, keep_default_na=False)  # a patient may be called NA
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; run 'dvc repro split' or 'dvc pull'") from None
-    except ValueError as error:
-        raise DataError(f"{path}: not a table of splits: {error}; run 'dvc repro -f split'") from None
     if list(splits) != ["patient_id", "split"] or not splits["split"].isin(SPLITS).all():
         raise DataError(
             f"{path}: wanted columns patient_id,split and splits {', '.join(SPLITS)}; run 'dvc repro -f split'"
