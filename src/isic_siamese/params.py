@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from isic_siamese.errors import ParamsError
 
 PATH = Path("params.yaml")
-OF_OURS = "Value error, "  # with which pydantic begins the message of a check of ours
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -80,18 +80,16 @@ class Params:
         try:
             return model.model_validate(content)
         except ValidationError as error:
-            lines = [
-                self._explain(name, problem["loc"], problem["msg"], problem["input"]) for problem in error.errors()
-            ]
+            lines = [self._explain(name, problem) for problem in error.errors()]
             raise ParamsError("\n       ".join(lines)) from None
 
-    def _explain(self, name: str, loc: tuple[int | str, ...], message: str, got: object) -> str:
-        key = ".".join(str(part) for part in (name, *loc) if part != "")
-        where = f"{self._path}: {key}"
-        if message.startswith(OF_OURS):  # it says itself what came
-            return f"{where}: {message.removeprefix(OF_OURS)}"
-        if message == "Field required":
+    def _explain(self, name: str, problem: ErrorDetails) -> str:
+        key = ".".join(str(part) for part in (name, *problem["loc"]) if part != "")
+        where, message = f"{self._path}: {key}", problem["msg"]
+        if problem["type"] == "value_error":  # of a check of ours, which says itself what came
+            return f"{where}: {problem['ctx']['error']}"
+        if problem["type"] == "missing":
             return f"{where}: this key is missing"
-        if message == "Extra inputs are not permitted":
+        if problem["type"] == "extra_forbidden":
             return f"{where}: no such key; check its spelling"
-        return f"{where}: {message[0].lower()}{message[1:]}, got {got!r}"
+        return f"{where}: {message[0].lower()}{message[1:]}, got {problem['input']!r}"
