@@ -29,15 +29,14 @@ def stale_locks(root: Path) -> list[str]:
     tracked = set(_tracked(root))
     sentences = []
     for definition, command in PIPELINES.items():
-        lock = root / definition.replace(".yaml", ".lock")
-        then = f"run '{command}' and commit {lock.relative_to(root).as_posix()} and metrics/"
-        if lock.exists():
-            stages, locked = _stages(root / definition), _stages(lock)
+        lock = definition.replace(".yaml", ".lock")
+        then = f"run '{command}' and commit {lock} and metrics/"
+        if (root / lock).exists():
+            stages, locked = _stages(root / definition), _stages(root / lock)
             reasons = {name: list(_reasons(root, stage, locked.get(name), tracked)) for name, stage in stages.items()}
-            broken = list(_broken_chain(locked))
-            told = [f"{name} ({', '.join(why)})" for name, why in reasons.items() if why] or broken
+            told = [f"{name} ({', '.join(why)})" for name, why in reasons.items() if why] or [*_broken_chain(locked)]
             if told:
-                sentences.append(f"{lock.relative_to(root).as_posix()} is stale: {'; '.join(told)}: {then}")
+                sentences.append(f"{lock} is stale: {'; '.join(told)}: {then}")
         elif definition == "dvc.yaml":
             sentences.append(f"dvc.lock is missing: {then}")
     return sentences
@@ -91,8 +90,7 @@ def _changed_params(root: Path, stage: Mapping[str, Any], locked: Mapping[str, A
     """Yield the parameters of `stage` with another value than in the lock, as deep as both have names for them."""
     params = YAML(typ="safe").load((root / "params.yaml").read_text(encoding="utf-8"))
     before = locked.get("params", {}).get("params.yaml", {})
-    now = {name: params.get(name) for name in stage.get("params", [])}
-    yield from _differences(before, now)
+    yield from _differences(before, {name: params.get(name) for name in stage.get("params", [])})
 
 
 def _differences(before: object, now: object, name: str = "") -> Iterator[str]:
