@@ -47,12 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parsed = parser.parse_args(arguments)
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold letters that the terminal cannot show
-    run_command(lambda: _write_lines(predict_files(parsed.images, parsed.picture)))
-
-
-def _write_lines(lines: Iterator[str]) -> None:
-    for line in lines:
-        sys.stdout.write(line + "\n")
+    run_command(lambda: sys.stdout.writelines(f"{line}\n" for line in predict_files(parsed.images, parsed.picture)))
 
 
 @dataclass(frozen=True)
