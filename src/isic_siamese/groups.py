@@ -19,7 +19,6 @@ AGE_BANDS = ("below_40", "40_to_59", "60_and_over")
 SIZE_EDGES = (0, 1e6, 5e6, 20e6, np.inf)  # pixels
 SIZE_BANDS = ("below_1_megapixel", "1_to_5_megapixels", "5_to_20_megapixels", "20_megapixels_and_over")
 BANDS = (*AGE_BANDS, *SIZE_BANDS)
-COLUMNS = {"sex": "sex", "site": "anatom_site_general_challenge"}
 
 
 def image_groups(index: pd.DataFrame) -> pd.DataFrame:
@@ -27,11 +26,11 @@ def image_groups(index: pd.DataFrame) -> pd.DataFrame:
 
     `unknown` where the release is silent.
     """
-    words = {name: index[column].map(_word) for name, column in COLUMNS.items()}
+    sex, site = (index[column].map(_word) for column in ("sex", "anatom_site_general_challenge"))
     ages = pd.to_numeric(index["age_approx"].replace("", np.nan))
     age = _band(ages, AGE_EDGES, AGE_BANDS).where(ages.notna(), "unknown")
     size = _band(index["width"] * index["height"], SIZE_EDGES, SIZE_BANDS)
-    return pd.DataFrame({"sex": words["sex"], "age": age, "site": words["site"], "source_size": size})
+    return pd.DataFrame({"sex": sex, "age": age, "site": site, "source_size": size})
 
 
 def _band(values: pd.Series, edges: Sequence[float], bands: Sequence[str]) -> pd.Series:
@@ -57,13 +56,13 @@ def group_figures(
     Returns:
         `roc_auc`, `sensitivity` and `specificity`, and none of them where a class has fewer than `LEAST` images.
     """
-    content: dict[str, dict[str, dict[str, object]]] = {}
-    for kind in map(str, groups):
-        names = sorted(groups[kind].unique(), key=_place)
-        content[kind] = {
-            name: _figures(answers, groups[kind].to_numpy(object) == name, resamples, confidence) for name in names
+    return {
+        str(kind): {
+            name: _figures(answers, of_image.to_numpy(object) == name, resamples, confidence)
+            for name in sorted(of_image.unique(), key=_place)
         }
-    return content
+        for kind, of_image in groups.items()
+    }
 
 
 def _place(name: str) -> tuple[int, str]:
