@@ -226,13 +226,12 @@ def _run(tasks: Sequence[ShardTask], workers: int | None) -> list[Problem]:
     if len(missing) < len(tasks):
         logger.info("%d of %d shards are there from an earlier run", len(tasks) - len(missing), len(tasks))
     n_images = sum(len(task.members) for task in missing)
-    problems: dict[Path, list[Problem]] = {}
     with start_executor(workers or os.cpu_count() or 1) as executor, tqdm(total=n_images, unit="image") as bar:
         futures = {executor.submit(write_shard, task): task for task in missing}
         for future in as_completed(futures):
-            problems[futures[future].target] = future.result()
+            future.result()  # raises what the task raised, before the others are waited for
             bar.update(len(futures[future].members))
-    return [problem for task in missing for problem in problems[task.target]]
+    return [problem for future in futures for problem in future.result()]
 
 
 def _read_sizes(tasks: Sequence[ShardTask]) -> pd.DataFrame:
