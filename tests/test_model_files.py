@@ -3,7 +3,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from isic_siamese.embedding import embed
 from isic_siamese.encoder import build_encoder
@@ -19,7 +18,7 @@ def test_a_model_reads_as_it_was_written_and_gives_the_same_bytes_twice(tmp_path
     for folder in ("one", "two"):
         write_model(tmp_path / folder, encoder, "stretch")
     assert (tmp_path / "one/model.safetensors").read_bytes() == (tmp_path / "two/model.safetensors").read_bytes()
-    again = read_model(tmp_path / "one", torch.device("cpu"))
+    again = read_model(tmp_path / "one").cpu()
     np.testing.assert_allclose(embed(again, [images]), embed(encoder, [images]), atol=1e-6)
     encoder.freeze()
     np.testing.assert_array_equal(embed(again, [images]), embed(encoder, [images]))

@@ -221,7 +221,7 @@ def build_encoder(name: str, weights: str, stages: int, embedding_dim: int, imag
         encoder.eval().features(torch.zeros(1, image_px, image_px, 3, dtype=torch.uint8))
     encoder.train()
     if weights != "none":
-        tensors = _fetch_weights(name, image_px) if weights == "timm" else bundled_weights(name)
+        tensors = _fetch_weights(name, image_px) if weights == "timm" else _bundled_weights(name)
         encoder.backbone.load_state_dict({name: tensors[name] for name in encoder.backbone.state_dict()})
     return encoder
 
@@ -233,7 +233,7 @@ def _fetch_weights(name: str, image_px: int) -> dict[str, Tensor]:
         return dict(_create_backbone(name, image_px, pretrained=True).state_dict())
 
 
-def bundled_weights(name: str = BUNDLED_ENCODER) -> dict[str, Tensor]:
+def _bundled_weights(name: str) -> dict[str, Tensor]:
     """Return the ImageNet weights of `BUNDLED_ENCODER` by timm's names, onto which they map one to one, in order.
 
     Raises:

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+TEMPERATURE = 0.1  # of the softmax over similarities, as Khosla et al. have it
+
 
 def distance_matrix(embeddings: Tensor) -> Tensor:
     """Return the Euclidean distance of each of the embeddings `(V, D)`, unit length, to each, `(V, V)` in [0, 2].
@@ -58,18 +60,17 @@ def triplet_loss(embeddings: Tensor, malignant: Tensor, margin: float) -> Tensor
     return cost.sum() / (cost > 0).sum().clamp_min(1)
 
 
-def supervised_contrastive_loss(embeddings: Tensor, malignant: Tensor, temperature: float = 0.1) -> Tensor:
+def supervised_contrastive_loss(embeddings: Tensor, malignant: Tensor) -> Tensor:
     """Return the supervised contrastive loss of a step, a scalar.
 
-    Equation 2 (L_out) of Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, with their temperature.
+    Equation 2 (L_out) of Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020.
 
     Args:
         embeddings: unit length, `(V, D)`.
         malignant: the class of each, bool `(V,)`.
-        temperature: of the softmax over similarities.
     """
     itself = torch.eye(len(malignant), dtype=torch.bool, device=malignant.device)
-    similarities = (embeddings @ embeddings.T / temperature).masked_fill(itself, -torch.inf)
+    similarities = (embeddings @ embeddings.T / TEMPERATURE).masked_fill(itself, -torch.inf)
     log_probability = (similarities - similarities.logsumexp(dim=1, keepdim=True)).masked_fill(itself, 0)
     positive = (malignant[:, None] == malignant[None]) & ~itself
     n_positive = positive.sum(dim=1)

@@ -172,12 +172,12 @@ def brier(probabilities: Floats, positive: Bools, weights: Floats) -> Floats:
     return np.asarray(weights @ (probabilities - positive) ** 2 / weights.sum(axis=1), np.float64)
 
 
-def calibration_bins(probabilities: Floats, n_bins: int = N_BINS) -> npt.NDArray[np.int64]:
-    """Assign each probability `(N,)` to one of `n_bins` bins of as many images each; equal ones stay together.
+def calibration_bins(probabilities: Floats) -> npt.NDArray[np.int64]:
+    """Assign each probability `(N,)` to one of `N_BINS` bins of as many images each; equal ones stay together.
 
     Bins of equal width would put nearly all images of a release with 1.76 % melanoma into the first.
     """
-    edges = np.quantile(probabilities, np.arange(1, n_bins) / n_bins)
+    edges = np.quantile(probabilities, np.arange(1, N_BINS) / N_BINS)
     return np.searchsorted(edges, probabilities, side="left").astype(np.int64)
 
 

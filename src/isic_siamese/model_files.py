@@ -7,7 +7,6 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
@@ -89,8 +88,8 @@ def read_facts(folder: Path) -> ModelFacts:
         return read_json(folder / "model.json", ModelFacts)
 
 
-def read_model(folder: Path, device: torch.device | None = None) -> SiameseEncoder:
-    """Read what `write_model` wrote, onto `device` (by default the best one there is), ready to embed.
+def read_model(folder: Path) -> SiameseEncoder:
+    """Read what `write_model` wrote, onto the best device there is, ready to embed.
 
     Raises:
         DataError: a file is absent or does not belong to the other.
@@ -101,7 +100,7 @@ def read_model(folder: Path, device: torch.device | None = None) -> SiameseEncod
         state = load_file(folder / "model.safetensors")
         fold_as_in(encoder, state)
         encoder.load_state_dict(state)
-    return encoder.to(device or pick_device()).eval()
+    return encoder.to(pick_device()).eval()
 
 
 @contextmanager

@@ -104,14 +104,14 @@ def refuse(path: Path, problems: Sequence[str], advice: str = "mend the file or 
         raise DataError("\n       ".join([f"{path}: {problems[0]}", *problems[1:], advice]))
 
 
-def some(names: Sequence[object], limit: int = 3) -> str:
-    """Name the first few, and count the rest.
+def some(names: Sequence[object]) -> str:
+    """Name the first three, and count the rest.
 
     >>> some(["a", "b", "c", "d", "e"])
     'a, b, c and 2 more'
     """
-    rest = len(names) - limit
-    return ", ".join(str(name) for name in names[:limit]) + (f" and {rest:,} more" if rest > 0 else "")
+    rest = len(names) - 3
+    return ", ".join(str(name) for name in names[:3]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def _read_table(path: Path, columns: Sequence[str], optional: str = "", may_be_empty: bool = False) -> pd.DataFrame:
