@@ -5,6 +5,7 @@ import pytest
 
 from isic_siamese import model_card
 from isic_siamese.errors import DataError
+from isic_siamese.measures import DERMATOLOGISTS
 from isic_siamese.model_card import SOURCES, compose_card, documents, update_readme
 
 ROOT = Path(__file__).parents[1]
@@ -23,7 +24,7 @@ def some_numbers() -> model_card.Numbers:
             "balanced_accuracy": {"value": 0.83, "low": 0.79, "high": 0.87},
             "counts": {"test": {"images": 4900, "melanomas": 86, "patients": 308}},
             "ppv": {"value": 0.1},
-            "at_dermatologists": dict.fromkeys(model_card.STUDIES, both),
+            "at_dermatologists": dict.fromkeys(DERMATOLOGISTS, both),
             "groups": {"site": {"head_neck": group, "torso": {**group, "roc_auc": FIGURE}}},
         },
         "controls": {

@@ -16,7 +16,7 @@ LEAST_SENSITIVITY = 0.8  # of ISIC 2024's partial AUC
 MOST = {"partial_auc": 1 - LEAST_SENSITIVITY}  # that a figure can be, where that is not 1
 GRID = np.linspace(0, 1, 101)  # false alarm rates at which the band of the ROC curve is drawn
 
-# Reader studies of dermatologists with dermoscopy: mean sensitivity and specificity.
+# Reader studies of dermatologists with dermoscopy, by author and year: mean sensitivity and specificity.
 DERMATOLOGISTS = {
     "haenssle_2018": (0.866, 0.713),
     "brinker_2019": (0.741, 0.600),

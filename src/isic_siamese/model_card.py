@@ -13,6 +13,7 @@ from isic_siamese.bootstrap import figure_text
 from isic_siamese.errors import DataError, run_command
 from isic_siamese.evaluation import EvaluateParams
 from isic_siamese.files import replacing
+from isic_siamese.measures import DERMATOLOGISTS
 from isic_siamese.params import Params
 
 METRICS = Path("metrics")
@@ -41,12 +42,6 @@ FIGURES = {
     "pair_verification_auc": "AUC, same-class against different-class pairs",
     "recall_at_1": "Recall@1, mean of both classes",
     "recall_at_5": "Recall@5, mean of both classes",
-}
-STUDIES = {
-    "haenssle_2018": "Haenssle 2018 (86.6 / 71.3 %)",
-    "brinker_2019": "Brinker 2019 (74.1 / 60.0 %)",
-    "haenssle_2020": "Haenssle 2020 (89.0 / 80.7 %)",
-    "phillips_2019": "Phillips 2019 (87.5 / 81.4 %)",
 }
 CONTROLS = {
     "mean_colour": "Mean colour only, logistic regression",
@@ -141,8 +136,9 @@ def _figures(confidence: float, numbers: Numbers) -> Iterator[str]:
     yield ""
     yield "| study | our specificity at their sensitivity | our sensitivity at their specificity |"
     yield "|---|---|---|"
-    for study, title in STUDIES.items():
-        ours = evaluation["at_dermatologists"][study]
+    for study, rates in DERMATOLOGISTS.items():
+        ours, theirs = evaluation["at_dermatologists"][study], " / ".join(f"{100 * rate:.1f}" for rate in rates)
+        title = f"{study.replace('_', ' ').title()} ({theirs} %)"
         yield f"| {title} | {_cell(ours['specificity'])} | {_cell(ours['sensitivity'])} |"
     yield ""
     yield "Controls on the same splits, ROC AUC:"

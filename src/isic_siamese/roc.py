@@ -16,10 +16,10 @@ from isic_siamese.measures import DERMATOLOGISTS, GRID
 from isic_siamese.pictures import BLUE, CHOSEN, GREEN, GREY, ORANGE, PURPLE, VERMILLION, unit_axes
 
 STUDIES = {
-    "haenssle_2018": ("Haenssle 2018", "^", VERMILLION),
-    "brinker_2019": ("Brinker 2019", "s", GREEN),
-    "haenssle_2020": ("Haenssle 2020", "D", ORANGE),
-    "phillips_2019": ("Phillips 2019", "v", PURPLE),
+    "haenssle_2018": ("^", VERMILLION),
+    "brinker_2019": ("s", GREEN),
+    "haenssle_2020": ("D", ORANGE),
+    "phillips_2019": ("v", PURPLE),
 }
 STUDIES_LEGEND: dict[str, Any] = {
     "loc": "lower right",
@@ -91,8 +91,8 @@ def draw_roc(
 
 
 def _plot_study(axes: Axes, study: str) -> Line2D:
-    name, marker, colour = STUDIES[study]
+    marker, colour = STUDIES[study]
     sensitivity, specificity = DERMATOLOGISTS[study]
     style: dict[str, Any] = {"color": colour, "markersize": 7, "markeredgecolor": "white", "linestyle": "", "zorder": 3}
-    (point,) = axes.plot(1 - specificity, sensitivity, marker=marker, label=name, **style)
+    (point,) = axes.plot(1 - specificity, sensitivity, marker=marker, label=study.replace("_", " ").title(), **style)
     return point
