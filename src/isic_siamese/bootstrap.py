@@ -103,7 +103,7 @@ def _in_chunks(measure: Measure, resamples: Resamples, width: int) -> dict[str, 
 def mean_figures(
     repeats: Sequence[Measure], resamples: Resamples, confidence: float, differences: Collection[str] = ()
 ) -> dict[str, dict[str, float]]:
-    """Return what all of `repeats` measure, as the figures of their mean; `differences` names those that are one.
+    """Return what all of `repeats` measure, as figures of their mean; `differences` names those that may be below 0.
 
     A resample draws patients once for all repeats, so that the interval is that of the mean, and does not pretend that
     repeats are new patients. A figure that does not exist, such as the AUC among images of equal brightness where there

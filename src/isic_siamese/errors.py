@@ -49,7 +49,8 @@ def explaining(where: Path, problem: str, stage: str) -> Iterator[None]:
 def run_command(main: Callable[[], None]) -> None:
     """Run `main` as a command: log to stderr, and turn a `UserError` into one message and exit status 1.
 
-    So is a disk that is full or bars the way. A SIGTERM ends it as Ctrl-C does, with nothing half written left behind.
+    A disk that is full or bars the way is one message, too. A SIGTERM ends it as Ctrl-C does, with nothing half written
+    left behind.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)

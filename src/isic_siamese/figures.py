@@ -1,4 +1,4 @@
-"""Pictures of an evaluation, in one style: colours that colour-blind readers tell apart, the same bytes each time."""
+"""Pictures of an evaluation: its curves, the distances of its pairs, the map of its embeddings, its worst misses."""
 
 from collections.abc import Mapping
 from pathlib import Path

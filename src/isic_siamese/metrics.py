@@ -1,6 +1,6 @@
 """Figures of many weighted resamples at once: what scikit-learn does for one sample, in a row for each resample.
 
-scikit-learn gives each point estimate (`evaluation.py`), and is the oracle of these functions in their tests.
+scikit-learn gives each point estimate (`measures.py`), and is the oracle of these functions in their tests.
 """
 
 from collections.abc import Callable
