@@ -31,8 +31,7 @@ SHOWN = 5  # examples in a message
 
 def thumbnails(batches: Iterable[npt.NDArray[np.uint8]]) -> Thumbnails:
     """Shrink batches of RGB images, uint8 `(n, H, H, 3)`, to grey float32 `(N, 32, 32)` by the means of blocks."""
-    parts = [_shrink(batch) for batch in batches]
-    return np.concatenate(parts) if parts else np.zeros((0, THUMB_PX, THUMB_PX), np.float32)
+    return np.concatenate([_shrink(batch) for batch in batches])
 
 
 def shard_thumbnails(shards: Shards, task: str) -> Thumbnails:
