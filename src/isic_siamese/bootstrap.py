@@ -4,13 +4,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy.special import expit, logit
 from scipy.stats import binomtest
 from scipy.stats import t as student_t
 
-from isic_siamese.arrays import Bools, Floats
+from isic_siamese.arrays import Bools, Floats, Ints
 
 Measure = Callable[[Floats], Mapping[str, Floats]]  # from the weights (b, N) of b resamples to named values (b, ...)
 
@@ -29,7 +28,7 @@ class Resamples:
     """
 
     multiplicities: Floats
-    patient: npt.NDArray[np.int64]
+    patient: Ints
     n_rarer: int
 
     def __len__(self) -> int:
@@ -72,12 +71,7 @@ def resample_images(measure: Measure, resamples: Resamples) -> dict[str, Floats]
     return _in_chunks(lambda drawn: measure(np.take(drawn, patient, axis=1)), resamples, len(patient))
 
 
-def resample_pairs(
-    measure: Measure,
-    resamples: Resamples,
-    left: npt.NDArray[np.int64],
-    right: npt.NDArray[np.int64],
-) -> dict[str, Floats]:
+def resample_pairs(measure: Measure, resamples: Resamples, left: Ints, right: Ints) -> dict[str, Floats]:
     """Apply `measure` to the weights `(b, pairs)` of the pairs in each resample.
 
     A pair occurs as often as there are copies of the one patient beside copies of the other: the product.

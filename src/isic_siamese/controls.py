@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from torch.nn import functional
 
-from isic_siamese.arrays import Bools, Embeddings, Floats
+from isic_siamese.arrays import Bools, Embeddings, Floats, Ints
 from isic_siamese.bootstrap import Resamples, figure, percentile_ends, resample_images
 from isic_siamese.devices import pick_device
 from isic_siamese.embedding import pool_rows
@@ -48,8 +48,8 @@ class ControlData:
     """
 
     index: pd.DataFrame
-    references: npt.NDArray[np.int64]
-    test: npt.NDArray[np.int64]
+    references: Ints
+    test: Ints
     shards: Shards
     evaluate: EvaluateParams
 
@@ -98,7 +98,7 @@ class FrozenFeatures:
         self.pooled = np.asarray(pooled.cpu().numpy(), np.float32)
 
     @torch.no_grad()
-    def embeddings(self, references: npt.NDArray[np.int64]) -> Embeddings:
+    def embeddings(self, references: Ints) -> Embeddings:
         """Return them as the network would compare them, had it no head: standardised by the images at `references`."""
         self._encoder.standardise(torch.from_numpy(self.pooled[references]))
         standardised = self._encoder.standardised(torch.from_numpy(self.pooled))

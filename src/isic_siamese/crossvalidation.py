@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from pydantic import Field
 
-from isic_siamese.arrays import Bools, Embeddings, Floats
+from isic_siamese.arrays import Bools, Embeddings, Floats, Ints
 from isic_siamese.augment import AugmentParams
 from isic_siamese.checkpoint import forget_runs
 from isic_siamese.classifier import fit_classifier
@@ -34,7 +33,6 @@ from isic_siamese.votes import vote_scores
 
 log = logging.getLogger(__name__)
 
-IntArray = npt.NDArray[np.int64]
 # From the embeddings (N, D) that are asked about, and references (R, D) with their labels (R,), to scores (N,).
 Score = Callable[[Embeddings, Embeddings, Bools], Floats]
 CHECKPOINTS = Path("data/checkpoints/crossvalidate")
@@ -64,7 +62,7 @@ class Recipe:
 
 def fold_patients(
     index: pd.DataFrame, folds: int, rng: np.random.Generator, shared: Sequence[tuple[int, int]] = ()
-) -> list[IntArray]:
+) -> list[Ints]:
     """Divide the images into `folds` of equal shares, no patient in two; return the rows of each.
 
     `shared` as in `split_patients`.
@@ -122,18 +120,18 @@ def cross_validate(
     return answers.merge(facts, on="row")
 
 
-def _fold_data(shards: Shards, malignant: Bools, known: list[IntArray], params: PairsParams, seed: int) -> TrainingData:
+def _fold_data(shards: Shards, malignant: Bools, known: list[Ints], params: PairsParams, seed: int) -> TrainingData:
     """Return what is trained on: all folds but the first of `known`, which is for validation."""
     val, rows = known[0], _union(known[1:])
     pairs = draw_pairs(rows, malignant[rows], params, np.random.default_rng(seed), oversample=True)
     return TrainingData(shards, malignant, rows, val, pairs)
 
 
-def _union(rows: list[IntArray]) -> IntArray:
+def _union(rows: list[Ints]) -> Ints:
     return np.sort(np.concatenate(rows))
 
 
-def _answer_fold(data: TrainingData, test: IntArray, recipe: Recipe, seed: int, checkpoints: Path) -> pd.DataFrame:
+def _answer_fold(data: TrainingData, test: Ints, recipe: Recipe, seed: int, checkpoints: Path) -> pd.DataFrame:
     """Train, and answer for the images at `test`; `row, score, probability, decision`."""
     run = (data, recipe.train, recipe.augment, recipe.margin, seed)
     answered = f"{recipe.evaluate.temperature}-{recipe.evaluate.vote_penalty}-{recipe.evaluate.orientations}"
@@ -144,13 +142,13 @@ def _answer_fold(data: TrainingData, test: IntArray, recipe: Recipe, seed: int, 
     return pd.read_csv(done)  # also when new, so that a run that was stopped ends in the same digits
 
 
-def _train_and_answer(trainer: Trainer, test: IntArray, checkpoints: Path, recipe: Recipe) -> pd.DataFrame:
+def _train_and_answer(trainer: Trainer, test: Ints, checkpoints: Path, recipe: Recipe) -> pd.DataFrame:
     data, params = trainer.data, recipe.evaluate
     encoder = train(trainer, checkpoints, lambda _: None).encoder
     embeddings = embed_rows(encoder, data.shards, np.arange(len(data.shards)), params.orientations)
     score = recipe.score or partial(vote_scores, temperature=params.temperature, penalty=params.vote_penalty)
 
-    def answer(rows: IntArray, references: IntArray) -> Floats:
+    def answer(rows: Ints, references: Ints) -> Floats:
         return score(embeddings[rows], embeddings[references], data.malignant[references])
 
     val_scores = answer(data.val_rows, data.train_rows)

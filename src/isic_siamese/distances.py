@@ -1,15 +1,13 @@
 """How far apart the embeddings of pairs are, in memory that does not grow with the number of pairs."""
 
 import numpy as np
-import numpy.typing as npt
 
-from isic_siamese.arrays import Embeddings, Floats
+from isic_siamese.arrays import Embeddings, Floats, Ints
 
-IntArray = npt.NDArray[np.int64]
 CHUNK = 1_000_000  # numbers of embeddings held at a time: all pairs of a release at once would take gigabytes
 
 
-def pair_distances(embeddings: Embeddings, left: IntArray, right: IntArray) -> Floats:
+def pair_distances(embeddings: Embeddings, left: Ints, right: Ints) -> Floats:
     """Return the Euclidean distances of pairs, float64 `(P,)`.
 
     Args:

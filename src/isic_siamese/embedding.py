@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from isic_siamese.arrays import Embeddings, Ints
 from isic_siamese.encoder import SiameseEncoder
 from isic_siamese.pooling import lesion_regions
 from isic_siamese.shards import Shards
@@ -16,7 +17,7 @@ from isic_siamese.shards import Shards
 @torch.inference_mode()
 def embed(
     encoder: SiameseEncoder, batches: Iterable[npt.NDArray[np.uint8] | Tensor], orientations: int = 1
-) -> npt.NDArray[np.float32]:
+) -> Embeddings:
     """Embed images on the encoder's device.
 
     Args:
@@ -35,12 +36,8 @@ def embed(
 
 
 def embed_rows(
-    encoder: SiameseEncoder,
-    shards: Shards,
-    rows: npt.NDArray[np.int64],
-    orientations: int = 1,
-    task: str | None = None,
-) -> npt.NDArray[np.float32]:
+    encoder: SiameseEncoder, shards: Shards, rows: Ints, orientations: int = 1, task: str | None = None
+) -> Embeddings:
     """Embed the images at `rows` `(N,)` of `shards` as `embed` does; with a `task`, a progress bar names it."""
     return embed(encoder, shards.batches(rows, max(1, encoder.batch_size // orientations), task), orientations)
 
@@ -49,7 +46,7 @@ def embed_rows(
 def pool_rows(
     encoder: SiameseEncoder,
     shards: Shards,
-    rows: npt.NDArray[np.int64],
+    rows: Ints,
     orientations: int = 1,
     task: str | None = None,
     by_row: bool = False,

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from pydantic import Field
 from sklearn import metrics as sk
 
-from isic_siamese.arrays import Embeddings, Floats
+from isic_siamese.arrays import Bools, Embeddings, Floats, Ints
 from isic_siamese.bootstrap import Resamples, figure, percentile_ends, rate_figure, resample_images, resample_pairs
 from isic_siamese.classifier import Classifier
 from isic_siamese.distances import pair_distances
@@ -61,13 +60,13 @@ class MeasuredPairs:
         distances: Euclidean, between the embeddings, `(P,)` in [0, 2].
     """
 
-    left: npt.NDArray[np.int64]
-    right: npt.NDArray[np.int64]
-    same: npt.NDArray[np.bool_]
+    left: Ints
+    right: Ints
+    same: Bools
     distances: Floats
 
 
-def measure_pairs(pairs: pd.DataFrame, embeddings: Embeddings, rows: npt.NDArray[np.int64]) -> MeasuredPairs:
+def measure_pairs(pairs: pd.DataFrame, embeddings: Embeddings, rows: Ints) -> MeasuredPairs:
     """Measure the pairs of a split, nearest first.
 
     Args:

@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from matplotlib.figure import Figure
 from sklearn import metrics as sk
 from sklearn.decomposition import PCA
 
 from isic_siamese import metrics
-from isic_siamese.arrays import Bools
+from isic_siamese.arrays import Bools, Embeddings, Ints
 from isic_siamese.bootstrap import figure_text
 from isic_siamese.evaluation import Evaluation, MeasuredPairs
 from isic_siamese.histograms import write_histograms
@@ -80,7 +79,7 @@ def draw_confusion(figure: Figure, answers: Answers) -> None:
     axes.tick_params(length=0)
 
 
-def draw_map(figure: Figure, embeddings: npt.NDArray[np.float32], malignant: Bools) -> None:
+def draw_map(figure: Figure, embeddings: Embeddings, malignant: Bools) -> None:
     """Test embeddings on their two principal axes; melanomas are drawn last, because they are few."""
     axes = figure.subplots()
     model = PCA(2, svd_solver="full").fit(embeddings.astype(np.float64))
@@ -96,7 +95,7 @@ def draw_map(figure: Figure, embeddings: npt.NDArray[np.float32], malignant: Boo
     axes.legend()
 
 
-def worst_misses(answers: Answers, most: int = MISSES) -> npt.NDArray[np.int64]:
+def worst_misses(answers: Answers, most: int = MISSES) -> Ints:
     """Return the wrong answers that were given with the most certainty: missed melanomas, then false alarms.
 
     Returns:
@@ -153,7 +152,7 @@ def write_distances(path: Path, pairs: MeasuredPairs, margin: float | None) -> N
     write_histograms(path, {"Distance of test pairs": pairs.distances}, pairs.same, margin)
 
 
-def write_map(path: Path, embeddings: npt.NDArray[np.float32], malignant: Bools) -> None:
+def write_map(path: Path, embeddings: Embeddings, malignant: Bools) -> None:
     """Write the map of the test embeddings."""
     write_figure(path, lambda figure: draw_map(figure, embeddings, malignant))
 

@@ -3,17 +3,14 @@
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from isic_siamese.arrays import Floats
+from isic_siamese.arrays import Bools, Floats
 from isic_siamese.pictures import GREEN, GREY, VERMILLION, write_figure
 
 
-def draw_histogram(
-    axes: Axes, title: str, distances: Floats, same: npt.NDArray[np.bool_], margin: float | None
-) -> None:
+def draw_histogram(axes: Axes, title: str, distances: Floats, same: Bools, margin: float | None) -> None:
     """Draw the densities of the distances `(P,)` of same pairs and of different ones, and the margin if any."""
     bins = np.linspace(0, 2, 51).tolist()
     for name, which, colour in (("same class", same, GREEN), ("different class", ~same, VERMILLION)):
@@ -26,7 +23,7 @@ def draw_histogram(
     axes.legend(loc="best")
 
 
-def write_histograms(path: Path, panels: dict[str, Floats], same: npt.NDArray[np.bool_], margin: float | None) -> None:
+def write_histograms(path: Path, panels: dict[str, Floats], same: Bools, margin: float | None) -> None:
     """Write the histograms of the same pairs `(P,)`, measured more than once, side by side; `panels` by title."""
 
     def draw(figure: Figure) -> None:

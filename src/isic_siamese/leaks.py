@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.fft import dctn
 
+from isic_siamese.arrays import Ints
 from isic_siamese.errors import DataError
 from isic_siamese.shards import READ_BATCH, Shards
 
@@ -15,7 +16,6 @@ log = logging.getLogger(__name__)
 
 Thumbnails = npt.NDArray[np.float32]
 Hashes = npt.NDArray[np.uint64]
-Rows = npt.NDArray[np.int64]
 
 THUMB_PX = 32
 HASH_SIDE = 16  # lowest frequencies on each axis: 255 bits; with the usual 63, unlike nevi come within 4 bits
@@ -97,7 +97,7 @@ def _correlation(one: Thumbnails, other: Thumbnails) -> float:
     return float((a * b).sum()) / length if length else 0.0
 
 
-def check_leaks(index: pd.DataFrame, rows: dict[str, Rows], removed: pd.Series, thumbs: Thumbnails) -> dict[str, int]:
+def check_leaks(index: pd.DataFrame, rows: dict[str, Ints], removed: pd.Series, thumbs: Thumbnails) -> dict[str, int]:
     """Refuse splits that share a patient, a lesion, a duplicate or a near-identical image.
 
     Args:
@@ -168,7 +168,7 @@ def _listed(kind: str, names: list[str]) -> list[str]:
     return [f"{len(names)} {kind} ({', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''})"]
 
 
-def _same_pictures(index: pd.DataFrame, rows: dict[str, Rows], thumbs: Thumbnails) -> list[str]:
+def _same_pictures(index: pd.DataFrame, rows: dict[str, Ints], thumbs: Thumbnails) -> list[str]:
     names = index["image_name"].to_numpy(object)
     found = []
     for held_out, others in (("test", ("train", "val")), ("val", ("train",))):

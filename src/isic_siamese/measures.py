@@ -7,7 +7,7 @@ import numpy.typing as npt
 from sklearn import metrics as sk
 
 from isic_siamese import metrics
-from isic_siamese.arrays import Bools, Embeddings, Floats
+from isic_siamese.arrays import Bools, Embeddings, Floats, Ints
 from isic_siamese.classifier import Classifier
 from isic_siamese.references import References
 
@@ -46,7 +46,7 @@ class Answers:
     probabilities: Floats
     uncalibrated: Floats
     decisions: Bools
-    nearest: npt.NDArray[np.int64]
+    nearest: Ints
     distances: Floats
     nearest_malignant: Bools
     unfamiliar: Bools

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from isic_siamese.arrays import Bools, Floats
+from isic_siamese.arrays import Bools, Floats, Ints
 
 SMALL = 1e-9  # weights are whole numbers, so counts that differ by less are equal
 N_BINS = 10  # of the calibration error
@@ -51,7 +50,7 @@ def sweep(scores: Floats, positive: Bools, weights: Floats) -> Curve:
     return Curve(*(_running_sum(ordered * of_class, starts) for of_class in (positive[order], ~positive[order])))
 
 
-def _running_sum(weights: Floats, starts: npt.NDArray[np.int64]) -> Floats:
+def _running_sum(weights: Floats, starts: Ints) -> Floats:
     sums = np.zeros((len(weights), len(starts) + 1))
     np.cumsum(np.add.reduceat(weights, starts, axis=1), axis=1, out=sums[:, 1:])
     return sums
@@ -172,7 +171,7 @@ def brier(probabilities: Floats, positive: Bools, weights: Floats) -> Floats:
     return np.asarray(weights @ (probabilities - positive) ** 2 / weights.sum(axis=1), np.float64)
 
 
-def calibration_bins(probabilities: Floats) -> npt.NDArray[np.int64]:
+def calibration_bins(probabilities: Floats) -> Ints:
     """Assign each probability `(N,)` to one of `N_BINS` bins of as many images each; equal ones stay together.
 
     Bins of equal width would put nearly all images of a release with 1.76 % melanoma into the first.

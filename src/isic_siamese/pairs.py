@@ -4,15 +4,14 @@ from pathlib import Path
 from typing import Annotated, Self
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from pydantic import Field, model_validator
 
+from isic_siamese.arrays import Bools, Ints
 from isic_siamese.errors import DataError, explaining
 from isic_siamese.params import Section
 
 COLUMNS = ["block", "left", "right", "left_view", "right_view", "same"]
-IntArray = npt.NDArray[np.int64]
 
 
 class PairsParams(Section):
@@ -33,7 +32,7 @@ class PairsParams(Section):
 
 
 def draw_pairs(
-    rows: IntArray, malignant: npt.NDArray[np.bool_], params: PairsParams, rng: np.random.Generator, oversample: bool
+    rows: Ints, malignant: Bools, params: PairsParams, rng: np.random.Generator, oversample: bool
 ) -> pd.DataFrame:
     """Draw one pass over the images of a split as balanced pairs, ordered block by block.
 
@@ -71,7 +70,7 @@ def draw_pairs(
     return pairs
 
 
-def _views(members: IntArray, n: int, rng: np.random.Generator, oversample: bool) -> IntArray:
+def _views(members: Ints, n: int, rng: np.random.Generator, oversample: bool) -> Ints:
     """Return `n` (row, view) as `(n, 2)`: the members in a new order on each round, the round being the view."""
     rounds = -(-n // len(members))
     order = np.concatenate([rng.permutation(members) for _ in range(rounds)])[:n]
@@ -79,7 +78,7 @@ def _views(members: IntArray, n: int, rng: np.random.Generator, oversample: bool
     return np.column_stack([order, view])
 
 
-def _pair_block(melanoma: IntArray, benign: IntArray, n_pairs: int, rng: np.random.Generator) -> IntArray:
+def _pair_block(melanoma: Ints, benign: Ints, n_pairs: int, rng: np.random.Generator) -> Ints:
     """Return the pairs of one block as `(p, 5)`, columns as the last of `COLUMNS`, from two lists of views `(v, 2)`."""
     melanoma, benign = np.unique(melanoma, axis=0), np.unique(benign, axis=0)
     alike = [_combinations(melanoma), _combinations(benign)]
@@ -96,7 +95,7 @@ def _pair_block(melanoma: IntArray, benign: IntArray, n_pairs: int, rng: np.rand
     return rng.permutation(pairs)
 
 
-def _combinations(views: IntArray) -> IntArray:
+def _combinations(views: Ints) -> Ints:
     """Return all pairs of views of different images, `(c, 4)`: row, view, row, view."""
     i, j = np.triu_indices(len(views), k=1)
     different = views[i, 0] != views[j, 0]
@@ -113,7 +112,7 @@ def read_pairs(path: Path) -> pd.DataFrame:
         return pd.read_csv(path, dtype=np.int64)[COLUMNS]
 
 
-def count_pairs(pairs: pd.DataFrame, malignant: npt.NDArray[np.bool_]) -> dict[str, int | float]:
+def count_pairs(pairs: pd.DataFrame, malignant: Bools) -> dict[str, int | float]:
     """Return what a reader checks first: how many pairs, of which kinds, over how many images and views.
 
     Args:

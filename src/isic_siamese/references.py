@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from isic_siamese.arrays import Bools, Embeddings, Floats
+from isic_siamese.arrays import Bools, Embeddings, Floats, Ints
 from isic_siamese.errors import DataError, explaining
 from isic_siamese.files import read_json, write_csv, write_json, write_npy
 from isic_siamese.votes import Votes, fit_votes, in_chunks, read_votes, write_votes
@@ -42,7 +41,7 @@ class References:
         """Return what the references say of images `(N, D)`, float64 `(N,)`, high where melanoma is likely."""
         return self.votes.scores(embeddings, self.embeddings)
 
-    def nearest(self, embeddings: Embeddings, k: int) -> tuple[npt.NDArray[np.int64], Floats]:
+    def nearest(self, embeddings: Embeddings, k: int) -> tuple[Ints, Floats]:
         """Find the `k` nearest references of each image, nearest first.
 
         Args:
@@ -55,14 +54,14 @@ class References:
         return find_nearest(embeddings, self.embeddings, k)
 
 
-def find_nearest(embeddings: Embeddings, references: Embeddings, k: int) -> tuple[npt.NDArray[np.int64], Floats]:
+def find_nearest(embeddings: Embeddings, references: Embeddings, k: int) -> tuple[Ints, Floats]:
     """Find the `k` nearest of `references` `(R, D)` for each of `embeddings` `(N, D)`; see `References.nearest`."""
     parts = [_find_nearest(part, references, min(k, len(references))) for part in in_chunks(embeddings, references)]
     positions, distances = zip(*parts, strict=True)
     return np.concatenate(positions), np.concatenate(distances)
 
 
-def _find_nearest(embeddings: Embeddings, references: Embeddings, k: int) -> tuple[npt.NDArray[np.int64], Floats]:
+def _find_nearest(embeddings: Embeddings, references: Embeddings, k: int) -> tuple[Ints, Floats]:
     similarities = embeddings @ references.T
     candidates = np.sort(np.argpartition(-similarities, k - 1, axis=1)[:, :k], axis=1)
     cosines = np.take_along_axis(similarities, candidates, axis=1).astype(np.float64)
@@ -72,7 +71,7 @@ def _find_nearest(embeddings: Embeddings, references: Embeddings, k: int) -> tup
 
 
 def pick_references(
-    index: pd.DataFrame, embeddings: Embeddings, rows: npt.NDArray[np.int64], temperature: float, penalty: float
+    index: pd.DataFrame, embeddings: Embeddings, rows: Ints, temperature: float, penalty: float
 ) -> References:
     """Return the images of `index` at `rows` as references, and learn their votes."""
     table = index.iloc[rows][COLUMNS].reset_index(drop=True)

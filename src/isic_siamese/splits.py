@@ -10,6 +10,7 @@ from pydantic import model_validator
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from isic_siamese.arrays import Floats, Ints
 from isic_siamese.errors import DataError, explaining
 from isic_siamese.params import Fraction, Section
 
@@ -90,14 +91,14 @@ def split_patients(
     return pd.DataFrame({"patient_id": patients.index, "split": np.array(names)[choice[group]]})
 
 
-def _connected(patients: "pd.Index[str]", of_row: "pd.Series[str]", shared: Sequence[tuple[int, int]]) -> np.ndarray:
+def _connected(patients: "pd.Index[str]", of_row: "pd.Series[str]", shared: Sequence[tuple[int, int]]) -> Ints:
     """Return the group of each patient, int64 `(n,)`: one for all who share pictures, directly or through others."""
     ends = np.array([[patients.get_loc(of_row[row]) for row in pair] for pair in shared], np.int64).reshape(-1, 2)
     links = coo_array((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(len(patients), len(patients)))
     return np.asarray(connected_components(links, directed=False)[1], np.int64)
 
 
-def _check_both_classes(names: list[str], dealt: np.ndarray) -> None:
+def _check_both_classes(names: list[str], dealt: Floats) -> None:
     wanted, (total, _, with_any, _) = 2 * len(names), dealt.sum(axis=0)
     if min(with_any, total - with_any) < wanted:
         raise DataError(
@@ -131,7 +132,7 @@ def read_splits(path: Path) -> pd.DataFrame:
     return splits
 
 
-def rows_of(index: pd.DataFrame, splits: pd.DataFrame, *names: str) -> np.ndarray:
+def rows_of(index: pd.DataFrame, splits: pd.DataFrame, *names: str) -> Ints:
     """Return the rows, int64 `(n,)` and ascending, of the images in the splits of these names.
 
     Raises:

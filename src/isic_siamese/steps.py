@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import torch
 from torch import Tensor
+
+from isic_siamese.arrays import Bools
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Step:
     weights: Tensor
 
 
-def cut_steps(pairs: pd.DataFrame, malignant: npt.NDArray[np.bool_], device: torch.device) -> list[Step]:
+def cut_steps(pairs: pd.DataFrame, malignant: Bools, device: torch.device) -> list[Step]:
     """Make a step of each block of `pairs`, so that the encoder sees each distinct view of a step once.
 
     With the default block of 1,024 pairs among 64 views that is 64 forward passes instead of 2,048, and one product of

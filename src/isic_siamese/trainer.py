@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from sklearn.metrics import roc_auc_score
 from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from isic_siamese import ranks
+from isic_siamese.arrays import Embeddings, Ints
 from isic_siamese.augment import N_DRAWS, AugmentParams, augment
 from isic_siamese.devices import be_deterministic, explaining_out_of_memory, pick_device, to_device
 from isic_siamese.embedding import embed, pool_rows
@@ -53,7 +53,7 @@ class Validation(NamedTuple):
     """ROC AUC of the validation images, and their embeddings, float32 `(N, D)`, in the order of `val_rows`."""
 
     roc_auc: float
-    embeddings: npt.NDArray[np.float32]
+    embeddings: Embeddings
 
 
 class Trainer:
@@ -255,7 +255,7 @@ class Trainer:
             )
         return Validation(float(roc_auc_score(data.malignant[data.val_rows], scores)), embeddings)
 
-    def _embed(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    def _embed(self, rows: Ints) -> Embeddings:
         """Embed the images at `rows`, each process its share of them."""
         if self.features is not None:
             parts = torch.split(torch.from_numpy(rows).to(self.device), PROJECTED)
@@ -270,7 +270,7 @@ class Trainer:
         return np.asarray(ranks.gather(torch.from_numpy(own).to(self.device), len(rows)).cpu().numpy(), np.float32)
 
 
-def _some(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _some(rows: Ints) -> Ints:
     """Return at most `STANDARDISED` of the rows, evenly spread."""
     return rows[np.linspace(0, len(rows) - 1, min(len(rows), STANDARDISED)).astype(np.int64)]
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import torch
 from torch import Tensor
@@ -16,6 +14,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from isic_siamese import ranks
+from isic_siamese.arrays import Embeddings
 from isic_siamese.checkpoint import Checkpoint
 from isic_siamese.devices import device_name, explaining_out_of_memory
 from isic_siamese.encoder import SiameseEncoder
@@ -40,8 +39,8 @@ class Trained:
 
     encoder: SiameseEncoder
     history: pd.DataFrame
-    first: npt.NDArray[np.float32]
-    best: npt.NDArray[np.float32]
+    first: Embeddings
+    best: Embeddings
 
     def summary(self) -> dict[str, float]:
         """Return the best epoch, counted from 1, and its figures."""

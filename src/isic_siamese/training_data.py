@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import torch
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from isic_siamese import ranks
+from isic_siamese.arrays import Bools, Ints
 from isic_siamese.augment import AugmentParams
 from isic_siamese.checkpoint import run_key
 from isic_siamese.devices import device_name, pick_device
@@ -74,9 +74,9 @@ class TrainingData:
     """
 
     shards: Shards
-    malignant: npt.NDArray[np.bool_]
-    train_rows: npt.NDArray[np.int64]
-    val_rows: npt.NDArray[np.int64]
+    malignant: Bools
+    train_rows: Ints
+    val_rows: Ints
     pairs: pd.DataFrame
 
 

@@ -12,12 +12,11 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from scipy.linalg import solve_triangular
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import ThreadpoolController
 
-from isic_siamese.arrays import Bools, Embeddings, Floats
+from isic_siamese.arrays import Bools, Embeddings, Floats, Ints
 from isic_siamese.files import read_json, write_json, write_npy
 
 TEMPERATURE, PENALTY = 0.1, 0.3  # where no others are given
@@ -127,7 +126,7 @@ def _matrix_library() -> ThreadpoolController:
     return ThreadpoolController().select(user_api="blas")
 
 
-def _spread(malignant: Bools, most: int) -> npt.NDArray[np.int64]:
+def _spread(malignant: Bools, most: int) -> Ints:
     """Return the positions of at most so many references, ascending, evenly spread over each class."""
     members = [np.flatnonzero(malignant), np.flatnonzero(~malignant)]
     shares = [min(len(part), max(most // 2, most - len(other))) for part, other in (members, members[::-1])]
