@@ -17,7 +17,7 @@ from isic_siamese.evaluation import (
     measure_pairs,
     report,
 )
-from isic_siamese.measures import GRID
+from isic_siamese.measures import GRID, Answers
 from tests.test_measures import some_answers
 from tests.test_votes import unit
 
@@ -38,14 +38,17 @@ def test_pairs_are_measured_nearest_first_and_named_by_their_place_in_the_split(
         assert same == ({one, other} == {1, 3})
 
 
+def evaluated(answers: Answers, patients: pd.Series = PATIENTS) -> Evaluation:
+    """The figures of 80 answers, beside those of pairs that say nothing."""
+    rng = np.random.default_rng(1)
+    pairs = pd.DataFrame({"left": np.arange(79), "right": np.arange(1, 80), "same": np.arange(79) % 2})
+    measured = measure_pairs(pairs, unit(rng, 80), np.arange(80))
+    return evaluate(answers, measured, draw_resamples(patients, answers.malignant, 200, rng), 0.95, rng)
+
+
 @pytest.fixture(scope="module")
 def evaluation() -> Evaluation:
-    answers = some_answers()
-    embeddings = unit(np.random.default_rng(1), 80)
-    pairs = pd.DataFrame({"left": np.arange(79), "right": np.arange(1, 80), "same": np.arange(79) % 2})
-    rng = np.random.default_rng(1)
-    resamples = draw_resamples(PATIENTS, answers.malignant, 200, rng)
-    return evaluate(answers, measure_pairs(pairs, embeddings, np.arange(80)), resamples, 0.95, rng)
+    return evaluated(some_answers())
 
 
 def test_every_figure_lies_within_its_interval(evaluation: Evaluation) -> None:
@@ -80,14 +83,7 @@ def test_where_resamples_agree_the_goal_is_judged_by_what_so_few_patients_can_te
     patients = pd.Series([f"IP_{number}" for number in range(80)])
     malignant = np.arange(80) < 2
     decisions = malignant if flags == "right" else np.ones(80, bool)
-    answers = replace(some_answers(), malignant=malignant, decisions=decisions)
-    pairs = measure_pairs(
-        pd.DataFrame({"left": np.arange(79), "right": np.arange(1, 80), "same": np.arange(79) % 2}),
-        unit(np.random.default_rng(1), 80),
-        np.arange(80),
-    )
-    rng = np.random.default_rng(1)
-    figures = evaluate(answers, pairs, draw_resamples(patients, malignant, 200, rng), 0.95, rng).figures
+    figures = evaluated(replace(some_answers(), malignant=malignant, decisions=decisions), patients).figures
     rates = [figures["sensitivity"], figures["specificity"]]
     for name in ("balanced_accuracy", "accuracy_equal_classes"):
         assert figures[name]["low"] == np.mean([rate["low"] for rate in rates])
@@ -129,11 +125,7 @@ def test_pairs_of_one_class_that_lie_nearer_are_verified() -> None:
 def test_a_sensitivity_of_all_melanomas_has_an_interval_over_the_patients_who_have_one() -> None:
     answers = some_answers()
     sure = replace(answers, decisions=answers.decisions | answers.malignant)
-    rng = np.random.default_rng(0)
-    resamples = draw_resamples(PATIENTS, answers.malignant, 100, rng)
-    pairs = pd.DataFrame({"left": np.arange(79), "right": np.arange(1, 80), "same": np.arange(79) % 2})
-    measured = measure_pairs(pairs, unit(rng, 80), np.arange(80))
-    figure = evaluate(sure, measured, resamples, 0.95, rng).figures["sensitivity"]
+    figure = evaluated(sure).figures["sensitivity"]
     n = PATIENTS[answers.malignant].nunique()
     assert n < 80 / 4 + 1
     assert figure == {"value": 1.0, "low": pytest.approx(0.025 ** (1 / n)), "high": 1.0}

@@ -10,27 +10,18 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from isic_siamese import figures
-from isic_siamese.bootstrap import draw_resamples
-from isic_siamese.evaluation import Evaluation, evaluate, measure_pairs
+from isic_siamese.evaluation import Evaluation
 from isic_siamese.figures import write_curves, write_misses
 from isic_siamese.measures import Answers
 from isic_siamese.pictures import write_figure
 from isic_siamese.references import References
 from isic_siamese.shards import Shards
 from isic_siamese.votes import Votes
+from tests.test_evaluation import evaluated
 from tests.test_measures import some_answers
 from tests.test_votes import unit
 
 CURVES = ("roc.png", "precision_recall.png", "reliability.png", "confusion.png")
-
-
-def evaluated(answers: Answers) -> Evaluation:
-    n = len(answers.scores)
-    pairs = pd.DataFrame({"left": np.arange(n - 1), "right": np.arange(1, n), "same": np.arange(n - 1) % 2})
-    patients = pd.Series([f"IP_{number // 3}" for number in range(n)])
-    measured = measure_pairs(pairs, unit(np.random.default_rng(0), n), np.arange(n))
-    rng = np.random.default_rng(0)
-    return evaluate(answers, measured, draw_resamples(patients, answers.malignant, 100, rng), 0.95, rng)
 
 
 @pytest.fixture(scope="module")
