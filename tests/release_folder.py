@@ -22,6 +22,10 @@ def content(name: str) -> bytes:
     return name.encode() * 100
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def write_table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]], line_end: str = "\n") -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator=line_end).writerows([columns, *rows])

@@ -26,6 +26,7 @@ from isic_siamese.release import (
     read_test_metadata,
     read_truth,
 )
+from tests.release_folder import contents
 
 SMALL = DemoParams(seed=7, patients=14, images=40, melanomas=8, duplicates=3, test_images=5, image_px=64)
 LARGE = DemoParams(seed=1, patients=500, images=3000, melanomas=400, duplicates=0, test_images=1, image_px=64)
@@ -36,10 +37,6 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("release")
     draw_demo_release(folder, SMALL, workers=1)
     return folder
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def pictures(path: Path, folder: str) -> dict[str, np.ndarray]:

@@ -16,7 +16,7 @@ from isic_siamese.errors import DataError
 from isic_siamese.mirrors import MIRRORS, NOTICE, fetch_release, list_mirrors, require_space
 from isic_siamese.verification import verify_release
 from tests.mirror_server import MirrorServer, serving
-from tests.release_folder import write_release, write_truth_v1
+from tests.release_folder import contents, write_release, write_truth_v1
 
 PAUSES = (0.001, 0.001)
 GO_ON = (
@@ -49,10 +49,6 @@ def store(tmp_path: Path) -> Path:
 
 def fetch(store: Path, *mirrors: str) -> None:
     fetch_release(store, mirrors, PAUSES, stall=1)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize("slash", ["", "/"])

@@ -11,7 +11,7 @@ from isic_siamese import release
 from isic_siamese.errors import DataError
 from isic_siamese.raw import find_release, link_or_copy, link_release, only_copies
 from isic_siamese.verification import verify_release
-from tests.release_folder import TRUTH, write_release, write_truth_v1
+from tests.release_folder import TRUTH, contents, write_release, write_truth_v1
 
 
 @pytest.fixture
@@ -29,10 +29,6 @@ def link(folder: Path, raw: Path) -> None:
     only = only_copies(raw, record)
     verify_release(folder, record)
     link_release(folder, raw, record.parent, only)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_raw_holds_links_to_exactly_the_five_files(folder: Path, raw: Path) -> None:
