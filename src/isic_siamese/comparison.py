@@ -158,11 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("one", type=Path, help="data/evaluation/test.csv of the first run, or data/crossvalidation.csv")
     parser.add_argument("other", type=Path, help="of the second")
     parsed = parser.parse_args(arguments)
-    run_command(lambda: _print(compare(parsed.one, parsed.other)))
-
-
-def _print(content: dict[str, object]) -> None:
-    sys.stdout.write(json.dumps(content, indent=2) + "\n")
+    run_command(lambda: sys.stdout.writelines([json.dumps(compare(parsed.one, parsed.other), indent=2), "\n"]))
 
 
 if __name__ == "__main__":
