@@ -136,7 +136,8 @@ def read_jpegs(path: Path) -> tuple[list[bytes], str]:
     if not path.exists():
         return draw_official_mix(), "drawn in the official sizes, half of them of 24 megapixels"
     with zipfile.ZipFile(path) as archive:
-        jpegs = [archive.read(name) for name in archive.namelist() if name.endswith(".jpg")][:JPEGS]
+        names = [name for name in archive.namelist() if name.endswith(".jpg")]
+        jpegs = [archive.read(name) for name in names[:JPEGS]]
     sizes = [Image.open(io.BytesIO(jpeg)).size for jpeg in jpegs]
     return jpegs, f"of {path.name}, {statistics.median(x * y for x, y in sizes) / 1e6:.2g} megapixels in the median"
 
