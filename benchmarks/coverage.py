@@ -22,10 +22,10 @@ from tqdm import trange
 from isic_siamese import metrics
 from isic_siamese.arrays import Bools, Floats
 from isic_siamese.bootstrap import draw_resamples, figure, percentile_ends, rate_figure, resample_images
-from isic_siamese.cli import SHARDS
 from isic_siamese.shards import read_index
 from isic_siamese.splits import read_splits, rows_of
 
+SHARDS = Path("data/shards/train")
 CONFIDENCE, RESAMPLES = 0.95, 1000
 ALIKE = 0.3  # correlation of two scores of one patient's images of one class
 MANY = 100_000  # patients by which the truth is found where no formula has it

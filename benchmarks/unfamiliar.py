@@ -11,24 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 from sklearn.datasets import load_sample_images
 
 from isic_siamese.augment import LUMA
-from isic_siamese.classifier import read_classifier
-from isic_siamese.cli import EVALUATION, MODELS, SHARDS
-from isic_siamese.embedding import embed
-from isic_siamese.images import decode_image
-from isic_siamese.model_files import model_digest, read_facts, read_model
-from isic_siamese.references import read_references
+from isic_siamese.predictor import Images, Predictor, read_predictor
 from isic_siamese.shards import Shards, read_index
-from isic_siamese.shards_params import Fit
 from isic_siamese.splits import read_splits, rows_of
 
-Images = npt.NDArray[np.uint8]
-
+SHARDS = Path("data/shards/train")
 BLUR = 4 / 128  # standard deviation, as a part of the side
 
 
@@ -54,12 +46,10 @@ def no_lesions(px: int) -> Iterator[tuple[str, Images]]:
     yield "photographs (scikit-learn's temple and flower)", np.stack([np.asarray(image) for image in photographs])
 
 
-def read_jpegs(path: Path, px: int, fit: Fit) -> Images:
+def read_jpegs(path: Path, predictor: Predictor) -> Images:
     """Return the JPEGs of a zip, resized."""
     with zipfile.ZipFile(path) as archive:
-        return np.stack(
-            [decode_image(archive.read(name), px, fit) for name in archive.namelist() if name.endswith(".jpg")]
-        )
+        return np.stack([predictor.decode(archive.read(name)) for name in archive.namelist() if name.endswith(".jpg")])
 
 
 def main() -> None:
@@ -67,21 +57,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jpegs", type=Path, help="zip of images of another source")
     options = parser.parse_args()
-    encoder, fit = read_model(MODELS), read_facts(MODELS).fit
-    classifier = read_classifier(EVALUATION / "classifier.json")
-    references = read_references(EVALUATION, model_digest(MODELS))
+    predictor = read_predictor()
+    references, classifier = predictor.references, predictor.classifier
     index, splits = read_index(SHARDS), read_splits(Path("data/splits.csv"))
-    asked = [*altered(Shards(SHARDS).images(rows_of(index, splits, "test"))), *no_lesions(encoder.image_px)]
+    asked = [*altered(Shards(SHARDS).images(rows_of(index, splits, "test"))), *no_lesions(predictor.encoder.image_px)]
     if options.jpegs:
-        images = read_jpegs(options.jpegs, encoder.image_px, fit)
-        asked.append((f"{options.jpegs.name}, another source", images))
+        asked.append((f"{options.jpegs.name}, another source", read_jpegs(options.jpegs, predictor)))
     sys.stdout.write(f"Unfamiliar: nearest of {len(references.table)} references beyond {classifier.familiar:.3f}\n\n")
     sys.stdout.write(
         "| pictures | n | unfamiliar | distance to the nearest reference, median |\n|---|---:|---:|---:|\n"
     )
     for name, images in asked:
-        batches = (np.ascontiguousarray(image[None]) for image in images)
-        nearest = references.nearest(embed(encoder, batches, classifier.orientations), 1)[1][:, 0]
+        nearest = references.nearest(predictor.embed(images), 1)[1][:, 0]
         share = classifier.is_unfamiliar(nearest).mean()
         sys.stdout.write(f"| {name} | {len(images)} | {share:.1%} | {np.median(nearest):.3f} |\n")
 

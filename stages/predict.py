@@ -8,16 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from isic_siamese.classifier import read_classifier
 from isic_siamese.embedding import embed, embed_rows
 from isic_siamese.errors import run_command
 from isic_siamese.files import write_csv, write_json
-from isic_siamese.model_files import model_digest, read_model
-from isic_siamese.references import read_references
+from isic_siamese.predictor import read_predictor
 from isic_siamese.shards import Shards, read_index
 
-MODELS = Path("data/models")
-EVALUATION = Path("data/evaluation")
 SHARDS = Path("data/shards/test")
 SUBMISSION = Path("data/predictions/submission.csv")
 METRICS = Path("metrics/predict.json")
@@ -25,19 +21,18 @@ METRICS = Path("metrics/predict.json")
 
 def main() -> None:
     """Write the probability of melanoma for each test image."""
-    encoder, index = read_model(MODELS), read_index(SHARDS)
-    references = read_references(EVALUATION, model_digest(MODELS))
-    classifier = read_classifier(EVALUATION / "classifier.json")
+    predictor, index = read_predictor(), read_index(SHARDS)
+    encoder, classifier = predictor.encoder, predictor.classifier
     if len(index):
         rows = index["row"].to_numpy()
         embeddings = embed_rows(encoder, Shards(SHARDS), rows, classifier.orientations, "embed each way up")
     else:  # a release may come without test images, and then there are no shards
         embeddings = embed(encoder, [])
-    probabilities = classifier.probabilities(references.scores(embeddings))
+    probabilities = predictor.probabilities(embeddings)
 
     write_csv(SUBMISSION, pd.DataFrame({"image_name": index["image"], "target": probabilities}))
     counts = {"flagged": int(classifier.decide(probabilities).sum())}
-    counts["unfamiliar"] = int(classifier.is_unfamiliar(references.nearest(embeddings, 1)[1]).sum())
+    counts["unfamiliar"] = int(classifier.is_unfamiliar(predictor.references.nearest(embeddings, 1)[1]).sum())
     fractions = {f"{name}_fraction": n / len(index) for name, n in counts.items()} if len(index) else {}
     write_json(METRICS, {"images": len(index), **counts, **fractions})
 

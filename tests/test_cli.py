@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,8 +18,16 @@ from isic_siamese.errors import DataError
 from isic_siamese.files import write_csv
 from isic_siamese.images import decode_image
 from isic_siamese.model_files import write_model
+from isic_siamese.predictor import read_predictor
 from stages import predict
 from tests.answered_project import PX, draw_images
+
+
+def hand_on(here: Path, folder: Path) -> Path:
+    """Copy what answers to another folder."""
+    for name in ("models", "evaluation"):
+        shutil.copytree(here / "data" / name, folder / "handed on" / name)
+    return folder / "handed on"
 
 
 def jpeg(path: Path, level: int) -> Path:
@@ -113,7 +122,12 @@ def test_the_command_and_the_stage_give_an_image_the_same_probability(here: Path
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "No such file"), (b"not a picture", "not a JPEG"), (b"", "not a JPEG"), ("folder", "Is a directory")],
+    [
+        (None, "No such file"),
+        (b"not a picture", "not a JPEG"),
+        (b"", "not a JPEG"),
+        ("folder", "no .jpg or .jpeg in that folder; give the path of a JPEG file, or of a folder of such"),
+    ],
 )
 def test_a_file_that_cannot_be_read_is_named_and_nothing_is_answered(
     content: bytes | str | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -148,14 +162,14 @@ def test_a_missing_model_says_what_to_run(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_picture_is_refused_where_the_shards_are_no_longer_those_of_the_references(
-    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    here: Path, tmp_path: Path
 ) -> None:
     index = pd.read_csv(here / "data/shards/train/index.csv", dtype=str)
-    np.save(tmp_path / "shard-00000.npy", np.load(here / "data/shards/train/shard-00000.npy")[1:])
-    write_csv(tmp_path / "index.csv", index.iloc[1:].assign(row=range(len(index) - 1)))
-    monkeypatch.setattr(cli, "SHARDS", tmp_path)
-    answers = cli.predict_files([jpeg(tmp_path / "lesion.jpg", 90)], tmp_path / "answers.png")
-    with pytest.raises(DataError, match=r"not the images that data/evaluation was made with; run 'dvc repro'"):
+    data = hand_on(here, tmp_path)
+    write_csv(data / "shards/train/index.csv", index.iloc[1:].assign(row=range(len(index) - 1)))
+    np.save(data / "shards/train/shard-00000.npy", np.load(here / "data/shards/train/shard-00000.npy")[1:])
+    answers = cli.predict_files([jpeg(tmp_path / "lesion.jpg", 90)], data, picture=tmp_path / "answers.png")
+    with pytest.raises(DataError, match=r"not the images that .*/evaluation was made with; run 'dvc repro'"):
         list(answers)
     assert not (tmp_path / "answers.png").exists()
 
@@ -164,7 +178,7 @@ def test_a_picture_is_refused_where_the_shards_are_no_longer_those_of_the_refere
 def test_a_name_cannot_move_the_cursor_nor_stop_the_picture(tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"a\nb\x1b\xff.jpg")
     jpeg(path, 90)
-    line, *_ = cli.predict_files([path], tmp_path / "answers.png")
+    line, *_ = cli.predict_files([path], picture=tmp_path / "answers.png", table=None)
     assert line.startswith(f"{tmp_path}/a\\nb\\x1b\\udcff.jpg: ")
     assert (tmp_path / "answers.png").exists()
 
@@ -187,8 +201,58 @@ def test_a_closed_output_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.usefixtures("here")
-def test_references_made_with_another_model_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_model(tmp_path, build_encoder("test_efficientnet", "none", 3, 8, PX), "crop")
-    monkeypatch.setattr(cli, "MODELS", tmp_path)
-    with pytest.raises(DataError, match=r"data/evaluation: made with another model .*; run 'dvc repro evaluate'"):
-        list(cli.predict_files([jpeg(tmp_path / "lesion.jpg", 90)]))
+def test_references_made_with_another_model_are_refused(here: Path, tmp_path: Path) -> None:
+    data = hand_on(here, tmp_path)
+    write_model(data / "models", build_encoder("test_efficientnet", "none", 3, 8, PX), "crop")
+    with pytest.raises(DataError, match=r"/evaluation: made with another model .*; run 'dvc repro evaluate'"):
+        list(cli.predict_files([jpeg(tmp_path / "lesion.jpg", 90)], data))
+
+
+def test_a_model_that_was_handed_on_answers_the_same_anywhere(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lesion, data = str(jpeg(tmp_path / "lesion.jpg", 90)), hand_on(here, tmp_path)
+    cli.main(["predict", lesion])
+    at_home = capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    cli.main(["predict", lesion, "--data", str(data)])
+    assert capsys.readouterr().out == at_home
+
+
+@pytest.mark.usefixtures("here")
+def test_a_folder_stands_for_its_jpegs_and_a_table_has_a_row_for_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "lesions"
+    folder.mkdir()
+    files = [jpeg(folder / name, level) for name, level in (("a.jpg", 90), ("b.JPEG", 120), ("c.JPG", 200))]
+    (folder / "._a.jpg").write_bytes(b"what macOS leaves in zips")
+    (folder / "notes.txt").write_text("no image")
+    cli.main(["predict", str(folder)])
+    plain = capsys.readouterr().out
+    assert [line.partition(": ")[0] for line in plain.splitlines() if "probability" in line] == [*map(str, files)]
+    cli.main(["predict", str(folder), "--csv", str(tmp_path / "answers.csv")])
+    assert capsys.readouterr().out == f"3 answers: {tmp_path}/answers.csv\n{cli.NOTE}\n"
+    table = pd.read_csv(tmp_path / "answers.csv")
+    assert table["path"].tolist() == [*map(str, files)]
+    answers = read_predictor().answer_jpegs([path.read_bytes() for path in files])
+    for row, answer in zip(table.itertuples(), answers, strict=True):
+        assert f"{row.path}: " in plain and f"probability of melanoma {row.probability:.4f} " in plain
+        first = answer.nearest.iloc[0]
+        assert (row.decision, row.unfamiliar) == (answer.malignant, answer.unfamiliar)
+        assert (row.nearest, row.nearest_target) == (first["image_name"], first["target"])
+        assert (row.probability, row.nearest_distance) == pytest.approx(
+            (answer.probability, first["distance"]), abs=1e-6
+        )
+
+
+@pytest.mark.usefixtures("here")
+def test_all_files_that_cannot_be_read_are_named_at_once(tmp_path: Path) -> None:
+    jpeg(tmp_path / "b.jpg", 90)
+    for name in ("a.jpg", "c.jpg"):
+        (tmp_path / name).write_bytes(b"not a picture")
+    with pytest.raises(DataError) as refusal:
+        list(cli.predict_files([tmp_path]))
+    first, second = str(refusal.value).splitlines()
+    assert first.startswith(f"{tmp_path}/a.jpg: not a JPEG") and f"{tmp_path}/c.jpg: not a JPEG" in second
+    assert second.endswith("give JPEG files that can be read")

@@ -18,7 +18,7 @@ FILES = {
     "src/isic_siamese/cli.py": [],
     "src/isic_siamese/review.py": [],
     "src/isic_siamese/lesions.py": ["download"],
-    "src/isic_siamese/images.py": ["shards"],
+    "src/isic_siamese/images.py": ["shards", "predict"],
     "src/isic_siamese/shard_writer.py": ["shards"],
     "stages/split.py": ["split"],
     "stages/train.py": ["train"],

@@ -3,110 +3,116 @@
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
-from tqdm import tqdm
 
-from isic_siamese.classifier import FAMILIAR, read_classifier
-from isic_siamese.embedding import embed
+from isic_siamese.classifier import FAMILIAR
 from isic_siamese.errors import DataError, run_command
-from isic_siamese.images import decode_image
-from isic_siamese.model_files import model_digest, read_facts, read_model
-from isic_siamese.references import WORDS, read_references
+from isic_siamese.files import write_csv
+from isic_siamese.predictor import DATA, EVALUATION, Answer, Images, Predictor, read_predictor
+from isic_siamese.references import WORDS
 from isic_siamese.shards import Shards, read_index
-from isic_siamese.shards_params import Fit
 
-MODELS = Path("data/models")
-EVALUATION = Path("data/evaluation")
-SHARDS = Path("data/shards/train")
 MOST_DRAWN = 20  # lesions on one picture
 MANY = 50  # images, from which on a bar shows how far the answers are
+SUFFIXES = (".jpg", ".jpeg")  # of what is answered for in a folder, in either case
 NOTE = "A research model, not a diagnostic device: a doctor decides."
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command with `arguments`, by default those of the shell."""
     parser = argparse.ArgumentParser(
-        "isic-siamese", description="A Siamese network classifier for skin lesion images. Run in the repository's root."
+        "isic-siamese", description="A Siamese network classifier for skin lesion images: answers of a trained model."
     )
     commands = parser.add_subparsers(required=True)
     predict = commands.add_parser("predict", help="is it melanoma, and which known lesions is it like?")
-    predict.add_argument("images", nargs="+", type=Path, metavar="lesion.jpg", help="dermoscopic image of one lesion")
+    predict.add_argument(
+        "paths", nargs="+", type=Path, metavar="lesion.jpg", help="dermoscopic image of one lesion, or a folder of such"
+    )
     predict.add_argument(
         "--picture",
         type=Path,
         metavar="answers.png",
         help="draw each lesion beside the known ones that it is most like",
     )
+    predict.add_argument(
+        "--csv", type=Path, metavar="answers.csv", help="write a row for each image, and print no answers"
+    )
+    predict.add_argument(
+        "--data", type=Path, default=DATA, metavar="folder", help="holds models/ and evaluation/ (default: %(default)s)"
+    )
     parsed = parser.parse_args(arguments)
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold letters that the terminal cannot show
-    run_command(lambda: sys.stdout.writelines(f"{line}\n" for line in predict_files(parsed.images, parsed.picture)))
+    lines = predict_files(parsed.paths, parsed.data, parsed.picture, parsed.csv)
+    run_command(lambda: sys.stdout.writelines(f"{line}\n" for line in lines))
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What the reference lesions say of one image.
-
-    Attributes:
-        path: the image's.
-        image: as the network sees it, uint8 RGB `(S, S, 3)`.
-        malignant: the decision.
-        probability: of melanoma.
-        unfamiliar: whether even the nearest reference lesion is far.
-        nearest: the reference lesions that it is most like, nearest first: as `References.table`, and `distance`.
-    """
-
-    path: Path
-    image: npt.NDArray[np.uint8]
-    malignant: bool
-    probability: float
-    unfamiliar: bool
-    nearest: pd.DataFrame
-
-
-def predict_files(paths: Sequence[Path], picture: Path | None = None) -> Iterator[str]:
+def predict_files(
+    paths: Sequence[Path], data: Path = DATA, picture: Path | None = None, table: Path | None = None
+) -> Iterator[str]:
     """Yield the answer for each JPEG as lines of text: probability, decision, and the nearest reference lesions.
 
-    With a `picture`, a PNG, draw each lesion beside these first.
+    Args:
+        paths: of JPEGs, and of folders, of which all JPEGs are meant.
+        data: the folder of the model; see `read_predictor`.
+        picture: a PNG, on which each lesion is drawn beside these first.
+        table: a CSV that gets a row for each image; then no answers are yielded.
 
     Raises:
         DataError: a file is absent or is no JPEG, or there is no model yet, or no such picture can be drawn; then
             nothing is answered.
     """
+    paths = [file for path in paths for file in (_list_folder(path) if path.is_dir() else [path])]
     _check_picture(picture, len(paths))
     for path in paths:
         _check_readable(path)  # before the model is read
-    encoder, fit = read_model(MODELS), read_facts(MODELS).fit
-    classifier = read_classifier(EVALUATION / "classifier.json")
-    references = read_references(EVALUATION, model_digest(MODELS))
-    images = [_read_image(path, encoder.image_px, fit) for path in paths]
-    bar = tqdm(images, unit="image", leave=False, disable=len(images) < MANY)
-    # One at a time, so that an answer does not depend on what else was asked.
-    embeddings = np.concatenate([embed(encoder, [image[None]], classifier.orientations) for image in bar])
-    probabilities = classifier.probabilities(references.scores(embeddings))
-    nearest = references.nearest(embeddings, classifier.neighbours)
-    decisions, unfamiliar = classifier.decide(probabilities), classifier.is_unfamiliar(nearest[1][:, 0])
-    tables = [references.table.iloc[rows].assign(distance=distances) for rows, distances in zip(*nearest, strict=True)]
-    answers = list(map(Answer, paths, images, decisions, probabilities, unfamiliar, tables))
+    predictor = read_predictor(data)
+    images = _read_images(paths, predictor)
+    answers = predictor.answer(images, "answer" if len(images) >= MANY else None)
+    lesions = list(zip(paths, answers, strict=True))
     if picture:
-        _draw(picture, answers, classifier.threshold)
-    for answer in answers:
-        word = "no reliable answer" if answer.unfamiliar else WORDS[int(answer.malignant)]
-        p = f"{answer.probability:.4f} (threshold {classifier.threshold:.4f})"
-        yield f"{_printable(str(answer.path))}: {word}, probability of melanoma {p}"
-        if answer.unfamiliar:
-            usual = f"{FAMILIAR:.0%} of validation images have one within {classifier.familiar:.3f}"
-            yield f"  unlike any reference lesion: {usual}"
-        yield f"  most like these {len(answer.nearest)} of {len(references.table)} reference images:"
-        yield from (_describe(lesion) for _, lesion in answer.nearest.iterrows())
+        _draw(picture, data, lesions, predictor.classifier.threshold)
+    if table:
+        write_csv(table, _tabulate(lesions))
+        yield f"{len(lesions):,} answers: {_printable(str(table))}"
+    else:
+        for path, answer in lesions:
+            yield from _tell(path, answer, predictor)
     yield NOTE
+
+
+def _tell(path: Path, answer: Answer, predictor: Predictor) -> Iterator[str]:
+    """Yield an answer as lines of text."""
+    classifier = predictor.classifier
+    word = "no reliable answer" if answer.unfamiliar else WORDS[int(answer.malignant)]
+    p = f"{answer.probability:.4f} (threshold {classifier.threshold:.4f})"
+    yield f"{_printable(str(path))}: {word}, probability of melanoma {p}"
+    if answer.unfamiliar:
+        usual = f"{FAMILIAR:.0%} of validation images have one within {classifier.familiar:.3f}"
+        yield f"  unlike any reference lesion: {usual}"
+    yield f"  most like these {len(answer.nearest)} of {len(predictor.references.table)} reference images:"
+    yield from (_describe(lesion) for _, lesion in answer.nearest.iterrows())
+
+
+def _tabulate(lesions: Sequence[tuple[Path, Answer]]) -> pd.DataFrame:
+    """Return a row for each answer, its columns named as those of `data/evaluation/test.csv`."""
+    paths, answers = zip(*lesions, strict=True)
+    nearest = pd.concat([answer.nearest.head(1) for answer in answers])
+    return pd.DataFrame(
+        {
+            "path": [_printable(str(path)) for path in paths],
+            "probability": [answer.probability for answer in answers],
+            "decision": [int(answer.malignant) for answer in answers],
+            "nearest": nearest["image_name"].to_numpy(),
+            "nearest_target": nearest["target"].to_numpy(),
+            "nearest_distance": nearest["distance"].to_numpy(),
+            "unfamiliar": [int(answer.unfamiliar) for answer in answers],
+        }
+    )
 
 
 def _describe(lesion: "pd.Series[Any]") -> str:
@@ -133,22 +139,33 @@ def _check_picture(path: Path | None, n_lesions: int) -> None:
         )
 
 
-def _draw(path: Path, answers: Sequence[Answer], threshold: float) -> None:
+def _draw(picture: Path, data: Path, lesions: Sequence[tuple[Path, Answer]], threshold: float) -> None:
     # Only now, because matplotlib takes longer to load than an answer.
     from isic_siamese.sheets import Tile, reference_tiles, write_sheet
 
-    shards, names, lines = Shards(SHARDS), read_index(SHARDS)["image_name"], []
-    for answer in answers:
+    folder = data / "shards/train"
+    shards, names, lines = Shards(folder), read_index(folder)["image_name"], []
+    for path, answer in lesions:
         if names.reindex(answer.nearest["row"]).tolist() != answer.nearest["image_name"].tolist():
-            raise DataError(f"{SHARDS}: not the images that {EVALUATION} was made with; run 'dvc repro'")
+            raise DataError(f"{folder}: not the images that {data / EVALUATION} was made with; run 'dvc repro'")
         said = f"{WORDS[int(answer.malignant)]}, p = {answer.probability:.3f}\n(threshold {threshold:.3f})"
-        text = f"{_printable(answer.path.stem)[:18]}\n{'unlike any reference' if answer.unfamiliar else said}"
+        text = f"{_printable(path.stem)[:18]}\n{'unlike any reference' if answer.unfamiliar else said}"
         lines.append([Tile(answer.image, text, None), *reference_tiles(answer.nearest, shards)])
     title = "The lesion and the references it is most like, at the distance d; outlined as they were found"
     try:
-        write_sheet(path, title, lines)
+        write_sheet(picture, title, lines)
     except OSError as error:
-        raise DataError(f"--picture {path}: {error.strerror}; give another path, or mend that") from None
+        raise DataError(f"--picture {picture}: {error.strerror}; give another path, or mend that") from None
+
+
+def _list_folder(folder: Path) -> list[Path]:
+    """Return the JPEGs of a folder, by name, but not those of its folders, nor hidden ones."""
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
+    if not found:
+        raise DataError(
+            f"{folder}: no {' or '.join(SUFFIXES)} in that folder; give the path of a JPEG file, or of a folder of such"
+        )
+    return found
 
 
 def _check_readable(path: Path) -> None:
@@ -160,11 +177,16 @@ def _check_readable(path: Path) -> None:
         raise DataError(f"{path}: {error.strerror}; give the path of a JPEG file") from None
 
 
-def _read_image(path: Path, image_px: int, fit: Fit) -> npt.NDArray[np.uint8]:
-    try:
-        return decode_image(path.read_bytes(), image_px, fit)
-    except DataError as error:
-        raise DataError(f"{path}: {error}; give the path of a JPEG file that can be read") from None
+def _read_images(paths: Sequence[Path], predictor: Predictor) -> list[Images]:
+    images, problems = [], []
+    for path in paths:
+        try:
+            images.append(predictor.decode(path.read_bytes()))
+        except DataError as error:
+            problems.append(f"{path}: {error}")
+    if problems:
+        raise DataError("\n       ".join(problems) + "; give JPEG files that can be read")
+    return images
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from isic_siamese.shards import Shards
 def embed(
     encoder: SiameseEncoder, batches: Iterable[npt.NDArray[np.uint8] | Tensor], orientations: int = 1
 ) -> Embeddings:
-    """Embed images on the encoder's device.
+    """Embed images on the encoder's device, which is not changed but for its mode.
 
     Args:
         encoder: left in evaluation mode.
@@ -28,6 +28,9 @@ def embed(
 
     Returns:
         float32 `(N, D)`, unit length.
+
+    Raises:
+        ValueError: images of another type or size, or as many orientations as there are not.
     """
     encoder.eval()
     means = (_mean_of_orientations(encoder, encoder, batch, orientations) for batch in batches)
@@ -76,7 +79,15 @@ def _mean_of_orientations(
 
     The lesion is found once in each image, and turned with it.
     """
-    images = torch.as_tensor(batch, device=encoder.centre.device)
+    if orientations not in (1, 8):
+        raise ValueError(f"orientations: wanted 1 or 8, got {orientations}")
+    # Mirrored arrays, and those that may not be written to, are no tensors.
+    images = torch.as_tensor(np.require(batch, requirements=["C", "W"]) if isinstance(batch, np.ndarray) else batch)
+    side = encoder.image_px
+    if images.dtype != torch.uint8 or images.shape[1:] != (side, side, 3):
+        got = f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
+        raise ValueError(f"wanted images as uint8 (n, {side}, {side}, 3), got {got}")
+    images = images.to(encoder.centre.device)
     views, regions = _orient(images, orientations, (1, 2)), _orient(lesion_regions(images), orientations, (2, 3))
     return answer(views, regions).view(orientations, len(batch), -1).mean(dim=0)
 

@@ -111,5 +111,5 @@ def _explaining(folder: Path) -> Iterator[None]:
         raise DataError(
             f"{error.filename}: no such file; in the root of the repository, run 'dvc repro train' or 'dvc pull'"
         ) from None
-    except (TypeError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise DataError(f"{folder}: not a model of this project: {error}; run 'dvc repro -f train'") from None

@@ -105,5 +105,5 @@ def read_references(folder: Path, model: str) -> References:
         if not table["target"].isin([0, 1]).all() or references.votes.weights.shape != (len(table),):
             raise ValueError("its files do not belong together")
     if made_with != model:
-        raise DataError(f"{folder}: made with another model than that of data/models; run 'dvc repro evaluate'")
+        raise DataError(f"{folder}: made with another model than the one at hand; run 'dvc repro evaluate'")
     return references
