@@ -9,7 +9,7 @@ from scipy.special import expit, logit
 from scipy.stats import binomtest
 from scipy.stats import t as student_t
 
-from isic_siamese.arrays import Bools, Floats, Ints
+from isic_siamese.arrays import Bools, Floats, Ints, as_bools
 
 Measure = Callable[[Floats], Mapping[str, Floats]]  # from the weights (b, N) of b resamples to named values (b, ...)
 
@@ -46,10 +46,14 @@ def draw_resamples(patient_ids: pd.Series, malignant: Bools, n_resamples: int, r
 
     Args:
         patient_ids: of each image, `(N,)`.
-        malignant: label of each image, `(N,)`.
+        malignant: label of each image, bool (or 0 and 1) `(N,)`.
         n_resamples: B.
         rng: of the draw.
+
+    Raises:
+        ValueError: labels are something else.
     """
+    malignant = as_bools(malignant)
     patient, ids = pd.factorize(patient_ids, sort=True)
     affected = np.bincount(patient, weights=malignant, minlength=len(ids)) > 0
     multiplicities = np.zeros((n_resamples, len(ids)))

@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.stats import norm, rankdata
 
 from isic_siamese import metrics
-from isic_siamese.arrays import Bools, Floats
+from isic_siamese.arrays import Bools, Floats, as_bools, as_scores
 from isic_siamese.bootstrap import Measure, draw_resamples, mean_figures
 from isic_siamese.errors import DataError, run_command
 
@@ -47,6 +47,7 @@ def delong(malignant: Bools, one: Floats, other: Floats) -> DeLong:
     Raises:
         ValueError: a class has fewer than two images.
     """
+    malignant, one, other = as_bools(malignant), as_scores(one), as_scores(other)
     m, n = int(malignant.sum()), int((~malignant).sum())
     if min(m, n) < 2:
         raise ValueError(f"wanted at least two images of each class, got {m} melanoma and {n} benign")

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
-from isic_siamese.arrays import Bools, Ints
+from isic_siamese.arrays import Bools, Ints, as_bools
 from isic_siamese.errors import DataError, explaining
 from isic_siamese.params import Section
 
@@ -44,7 +44,7 @@ def draw_pairs(
 
     Args:
         rows: the images of one split, `(n,)`.
-        malignant: whether each of them is melanoma, `(n,)`.
+        malignant: whether each of them is melanoma, bool (or 0 and 1) `(n,)`.
         params: the size of a block.
         rng: the source of chance.
         oversample: number the repeats of an image as views 1, 2, ..., which training augments. Otherwise, as in
@@ -55,7 +55,9 @@ def draw_pairs(
 
     Raises:
         DataError: a class has fewer than two images.
+        ValueError: labels are something else.
     """
+    malignant = as_bools(malignant)
     classes = [rows[malignant], rows[~malignant]]
     for name, members in zip(("melanoma", "benign"), classes, strict=True):
         if len(members) < 2:

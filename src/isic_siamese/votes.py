@@ -16,7 +16,7 @@ from scipy.linalg import solve_triangular
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import ThreadpoolController
 
-from isic_siamese.arrays import Bools, Embeddings, Floats, Ints
+from isic_siamese.arrays import Bools, Embeddings, Floats, Ints, as_bools
 from isic_siamese.files import read_json, write_json, write_npy
 
 TEMPERATURE, PENALTY = 0.1, 0.3  # where no others are given
@@ -71,7 +71,7 @@ def fit_votes(
 
     Args:
         references: float32 `(R, D)`, unit length.
-        malignant: the label of each, bool `(R,)`.
+        malignant: the label of each, bool (or 0 and 1) `(R,)`.
         temperature: of the kernel; see `Votes`.
         penalty: large, all answers draw near to one another; small, each reference is answered as it is labelled.
 
@@ -83,6 +83,7 @@ def fit_votes(
     >>> (votes.scores(points, points) > 0).tolist()
     [True, False, False]
     """
+    malignant = as_bools(malignant)
     if len(references) != len(malignant) or malignant.all() or not malignant.any():
         raise ValueError(f"wanted references of both classes and a label for each, got {len(malignant)} labels")
     learned = _spread(malignant, LEARNED)
