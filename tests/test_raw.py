@@ -3,6 +3,7 @@
 import os
 import shutil
 import stat
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,20 @@ def test_switching_back_and_forth_leaves_every_release_as_it_was(folder: Path, r
         link(source, raw)
         assert contents(raw) == contents(source)
     assert (contents(folder), contents(other)) == before
+
+
+def test_what_is_left_out_is_there_without_content_and_is_nothing_to_keep(folder: Path, raw: Path) -> None:
+    whole = contents(folder)
+    for name in release.EMPTY:
+        (folder / name).unlink()
+    for _ in range(2):
+        link(folder, raw)
+        assert contents(raw) == whole | release.EMPTY
+    assert release.read_duplicates(raw / release.DUPLICATES_CSV).empty
+    assert release.read_test_metadata(raw / release.TEST_CSV).empty
+    with zipfile.ZipFile(raw / release.TEST_ZIP) as archive:
+        assert archive.namelist() == []
+    assert sorted(path.name for path in (raw.parent / "releases").iterdir()) == ["verified.json"]
 
 
 def test_the_older_ground_truth_is_stored_in_the_newer_form(folder: Path, raw: Path) -> None:
@@ -156,7 +171,7 @@ def test_a_relative_release_starts_from_the_current_folder(
         find_release("none")
     assert str(refusal.value) == (
         f"params.yaml: release: 'none' names no folder ({tmp_path}/none is none); "
-        "wanted demo, isic2020 or a folder that holds the five files of a release"
+        "wanted demo, isic2020 or a folder that holds a release"
     )
     with pytest.raises(DataError, match=r"release: '~nobody-of-that-name/x' names no folder"):
         find_release("~nobody-of-that-name/x")

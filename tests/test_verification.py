@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -43,27 +43,33 @@ def test_a_release_with_the_older_ground_truth_is_counted(folder: Path) -> None:
     assert verify(folder) == COUNTS
 
 
-def test_absent_files_are_all_named(folder: Path) -> None:
-    for name in (release.TEST_CSV, release.TEST_ZIP):
+def test_absent_files_are_all_named_with_what_does_instead(folder: Path) -> None:
+    for name in (release.TRUTH_CSV, release.TEST_CSV):
         (folder / name).unlink()
-    assert refusal_of(folder) == (
-        f"{folder}: not a whole release: it lacks 2 of the 5 files: ISIC_2020_Test_Metadata.csv, "
-        "ISIC_2020_Test_JPEG.zip; add them, or set 'release' in params.yaml to demo, isic2020 or a folder that holds "
-        "all five"
-    )
-
-
-def test_the_two_files_that_can_be_done_without_are_told_and_what_does_instead(folder: Path) -> None:
-    (folder / release.DUPLICATES_CSV).unlink()
-    truth = (folder / release.TRUTH_CSV).rename(folder.parent / "kept.csv")
-    assert refusal_of(folder).splitlines()[1:] == [
+    assert refusal_of(folder).splitlines() == [
+        f"{folder}: not a whole release: it lacks {release.TRUTH_CSV}, {release.TEST_CSV}; add what is missing, or set "
+        "'release' in params.yaml to demo, isic2020 or a folder that holds a release",
         f"       {release.TRUTH_CSV}: {release.TRUTH_V1_CSV} is as good, and so is Kaggle's train.csv under that name",
-        f"       {release.DUPLICATES_CSV}: its header alone, image_name_1,image_name_2, is enough where none are known",
+        f"       {release.TEST_CSV}: without unlabelled images leave out {release.TEST_ZIP}, too",
     ]
-    (folder / release.DUPLICATES_CSV).write_text("image_name_1,image_name_2\n")
-    truth.rename(folder / release.TRUTH_CSV)
-    write_truth_v1(folder)
-    assert verify(folder)["train"] == COUNTS["train"] | {"duplicate_pairs": 0}
+
+
+@pytest.mark.parametrize("left_out", [[release.DUPLICATES_CSV], [release.TEST_CSV, release.TEST_ZIP], release.EMPTY])
+@pytest.mark.parametrize("empty", [False, True])
+def test_duplicates_and_the_test_part_may_be_left_out_or_empty(
+    folder: Path, left_out: Iterable[str], empty: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    for name in left_out:
+        (folder / name).unlink()
+        if empty:
+            (folder / name).write_bytes(release.EMPTY[name])
+    counts = verify(folder)
+    assert counts["train"]["duplicate_pairs"] == (0 if release.DUPLICATES_CSV in left_out else 1)
+    assert counts["test"]["images"] == (0 if release.TEST_ZIP in left_out else 2)
+    assert [name in caplog.text for name in left_out] == [not empty for _ in left_out]
+    if not empty:
+        assert all(name in refusal_of(folder, official=True) for name in left_out)
 
 
 @pytest.mark.parametrize(
@@ -177,9 +183,9 @@ def test_the_real_subset_passes(tmp_path: Path) -> None:
 
 
 @needs_shared
-def test_a_release_without_a_test_part_is_told_what_it_lacks(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"lacks 3 of the 5 files: .*Duplicates.csv, .*Metadata.csv, .*Test"):
-        verify_release(SHARED / "fullsize-cc0", tmp_path / "verified.json")
+def test_camera_originals_without_a_test_part_pass(tmp_path: Path) -> None:
+    counts = verify_release(SHARED / "fullsize-cc0", tmp_path / "verified.json")
+    assert counts["train"]["images"] == 97 and counts["train"]["melanomas"] == 40 and counts["test"] == {"images": 0}
 
 
 @pytest.fixture(scope="module")

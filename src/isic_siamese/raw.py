@@ -10,7 +10,7 @@ from pathlib import Path
 from isic_siamese import release
 from isic_siamese.errors import DataError
 from isic_siamese.files import write_csv
-from isic_siamese.verification import has_verified_twin, release_paths
+from isic_siamese.verification import has_verified_twin, left_out, release_paths
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def find_release(named: str) -> Path:
     if not folder.is_dir():
         raise DataError(
             f"params.yaml: release: {named!r} names no folder ({folder} is none); "
-            "wanted demo, isic2020 or a folder that holds the five files of a release"
+            "wanted demo, isic2020 or a folder that holds a release"
         )
     return folder
 
@@ -41,12 +41,14 @@ def only_copies(raw: Path, record: Path) -> list[Path]:
     To be asked before a release is drawn or fetched anew: a link to a file that is replaced becomes the only one.
     """
     zips = [path for path in (raw / release.TRAIN_ZIP, raw / release.TEST_ZIP) if path.is_file()]
+    zips = [path for path in zips if path.stat().st_size > len(release.EMPTY[release.TEST_ZIP])]
     return [path for path in zips if path.stat().st_nlink == 1 and not has_verified_twin(path, record)]
 
 
 def link_release(folder: Path, raw: Path, store: Path, only: Sequence[Path] = ()) -> None:
     """Make `raw` hold exactly the five files of the verified release in `folder`: hard links, or else copies.
 
+    What the release leaves out is there without content.
     The whole folder changes at once, so no moment finds two releases mixed. What `raw` held before goes, being links;
     but the `only` copies of a zip are moved into a new folder of `store`. Where `raw` is a symlink, it stays one.
 
@@ -82,7 +84,9 @@ def _delete(folder: Path) -> None:
 
 def _fill(new: Path, folder: Path) -> None:
     for name, source in release_paths(folder).items():
-        if source.name == release.TRUTH_V1_CSV:
+        if name in left_out(folder):
+            (new / name).write_bytes(release.EMPTY[name])
+        elif source.name == release.TRUTH_V1_CSV:
             write_csv(new / name, release.read_truth(source))
         else:
             link_or_copy(source, new / name)

@@ -34,6 +34,13 @@ TRUTH_COLUMNS = (
 DUPLICATES_COLUMNS = ("image_name_1", "image_name_2")
 TEST_COLUMNS = ("image", "patient", "age_approx", "anatom_site_general", "sex")
 
+# What a release may leave out, and what stands for it in `data/raw`: tables without a row, a zip without a member.
+EMPTY = {
+    DUPLICATES_CSV: f"{','.join(DUPLICATES_COLUMNS)}\n".encode(),
+    TEST_CSV: f"{','.join(TEST_COLUMNS)}\n".encode(),
+    TEST_ZIP: b"PK\5\6" + bytes(18),
+}
+
 _NAME = re.compile(r"[A-Za-z0-9]\w*", re.ASCII)  # it becomes part of a member's path, so no slash and no dot
 
 
@@ -86,7 +93,7 @@ def read_test_metadata(path: Path) -> pd.DataFrame:
     Raises:
         DataError: the file is absent or wrong; all its problems are in the one message.
     """
-    table = _read_table(path, TEST_COLUMNS)
+    table = _read_table(path, TEST_COLUMNS, may_be_empty=True)
     problems = [
         *_bad_names(table, "image", unique=True),
         *_bad_names(table, "patient"),

@@ -23,8 +23,9 @@ OFFICIAL_COUNTS = {
 OFFICIAL_BYTES = {release.TRUTH_CSV: 2_354_291, release.TEST_CSV: 468_938}  # with line feeds and one at the end
 # What does where a file is not to be had.
 INSTEAD = {
-    release.DUPLICATES_CSV: f"its header alone, {','.join(release.DUPLICATES_COLUMNS)}, is enough where none are known",
     release.TRUTH_CSV: f"{release.TRUTH_V1_CSV} is as good, and so is Kaggle's train.csv under that name",
+    release.TEST_CSV: f"without unlabelled images leave out {release.TEST_ZIP}, too",
+    release.TEST_ZIP: f"without unlabelled images leave out {release.TEST_CSV}, too",
 }
 
 log = logging.getLogger(__name__)
@@ -52,11 +53,18 @@ def missing_files(folder: Path) -> list[str]:
     return [name for name, path in release_paths(folder).items() if not path.is_file()]
 
 
+def left_out(folder: Path) -> list[str]:
+    """Return what `folder` may do without, and does: the duplicates, and the test part if both its files are absent."""
+    missing = missing_files(folder)
+    without_test = {release.TEST_CSV, release.TEST_ZIP} <= {*missing}
+    return [name for name in missing if name == release.DUPLICATES_CSV or (name in release.EMPTY and without_test)]
+
+
 def verify_release(folder: Path, record: Path, official: bool = False) -> dict[str, dict[str, int]]:
     """Verify the release in `folder`, and remember in `record` the zips that passed, so that the next time is instant.
 
     Args:
-        folder: holds the five files; they are only read.
+        folder: holds the five files, but for those that may be left out; they are only read.
         record: JSON of absolute path to `Entry`.
         official: hold it to the counts of the official release too.
 
@@ -66,10 +74,14 @@ def verify_release(folder: Path, record: Path, official: bool = False) -> dict[s
     Raises:
         DataError: a file is absent or wrong; all problems are in the one message.
     """
-    _require_files(folder)
+    absent = [] if official else left_out(folder)
+    _require_files(folder, absent)
     truth = release.read_truth(release_paths(folder)[release.TRUTH_CSV])
-    duplicates = release.read_duplicates(folder / release.DUPLICATES_CSV)
-    test = release.read_test_metadata(folder / release.TEST_CSV)
+    duplicates, test = pd.DataFrame(columns=release.DUPLICATES_COLUMNS), pd.DataFrame(columns=release.TEST_COLUMNS)
+    if release.DUPLICATES_CSV not in absent:
+        duplicates = release.read_duplicates(folder / release.DUPLICATES_CSV)
+    if release.TEST_CSV not in absent:
+        test = release.read_test_metadata(folder / release.TEST_CSV)
     refuse(folder / release.DUPLICATES_CSV, _duplicate_problems(truth, duplicates))
     refuse(folder / release.TEST_CSV, _overlap_problems(truth, test))
     counts = {
@@ -83,7 +95,8 @@ def verify_release(folder: Path, record: Path, official: bool = False) -> dict[s
     }
     if official:
         _require_official(folder, counts)
-    _verify_zip(folder / release.TEST_ZIP, release.TEST_FOLDER, test["image"], record)
+    if release.TEST_ZIP not in absent:
+        _verify_zip(folder / release.TEST_ZIP, release.TEST_FOLDER, test["image"], record)
     _verify_zip(folder / release.TRAIN_ZIP, release.TRAIN_FOLDER, truth["image_name"], record)
     return counts
 
@@ -98,12 +111,14 @@ def has_verified_twin(path: Path, record: Path) -> bool:
     )
 
 
-def _require_files(folder: Path) -> None:
-    missing = missing_files(folder)
+def _require_files(folder: Path, absent: list[str]) -> None:
+    missing = [name for name in missing_files(folder) if name not in absent]
+    if absent:
+        log.info("%s: taken to have no %s", folder, ", no ".join(absent))
     if missing:
         raise DataError(
-            f"{folder}: not a whole release: it lacks {len(missing)} of the 5 files: {', '.join(missing)}; "
-            "add them, or set 'release' in params.yaml to demo, isic2020 or a folder that holds all five"
+            f"{folder}: not a whole release: it lacks {', '.join(missing)}; add what is missing, or set 'release' in "
+            "params.yaml to demo, isic2020 or a folder that holds a release"
             + "".join(f"\n       {name}: {INSTEAD[name]}" for name in missing if name in INSTEAD)
         )
 
