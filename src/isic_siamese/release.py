@@ -2,7 +2,8 @@
 
 import csv
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -105,6 +106,19 @@ def read_test_metadata(path: Path) -> pd.DataFrame:
     return table
 
 
+@contextmanager
+def reading(path: Path, broken: tuple[type[Exception], ...], problem: str, advice: str) -> Iterator[None]:
+    """Raise a `DataError` where a file of a release is absent or `broken`, but not where it may not be read."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; run 'dvc repro download'") from None
+    except PermissionError:
+        raise
+    except broken as error:
+        raise DataError(f"{path}: {problem}: {error}; {advice}") from None
+
+
 def refuse(path: Path, problems: Sequence[str], advice: str = "mend the file or take another copy of it") -> None:
     """Raise one `DataError` that lists all `problems` of the file `path`, if there are any."""
     if problems:
@@ -126,15 +140,12 @@ def _read_table(path: Path, columns: Sequence[str], optional: str = "", may_be_e
 
     With `csv`, because pandas pads short lines.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header, *lines = list(csv.reader(file, strict=True)) or [[]]
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; run 'dvc repro download'") from None
-    except PermissionError:
-        raise
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: not a readable CSV: {error}; take another copy of it") from None
+    broken = (OSError, UnicodeDecodeError, csv.Error)
+    with (
+        reading(path, broken, "not a readable CSV", "take another copy of it"),
+        path.open(encoding="utf-8-sig", newline="") as file,
+    ):
+        header, *lines = list(csv.reader(file, strict=True)) or [[]]
     if header not in (list(columns), [name for name in columns if name != optional]):
         refuse(path, [f"columns {','.join(header)[:200]!r}, wanted {','.join(columns)!r}"])
     while lines and not lines[-1]:

@@ -29,6 +29,7 @@ from isic_siamese.errors import DataError, ParamsError
 from isic_siamese.executors import start_executor
 from isic_siamese.files import write_csv, write_npy
 from isic_siamese.images import decode_sized
+from isic_siamese.release import reading
 from isic_siamese.shards_params import Fit, ShardsParams
 
 logger = logging.getLogger(__name__)
@@ -187,14 +188,8 @@ def _read_member(archive: ZipFile, file: FileIO, member: str, buffer: memoryview
 @lru_cache(maxsize=2)
 def _open_zip(path: Path, modified_ns: int) -> ZipFile:  # noqa: ARG001 - a replaced zip must not come from the cache
     """Open a zip once for all the shards of a process: reading the directory of 33,126 members takes a while."""
-    try:
+    with reading(path, (BadZipFile, OSError), "not a whole zip", "delete it and run 'dvc repro download'"):
         return ZipFile(path)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; run 'dvc repro download'") from None
-    except PermissionError:
-        raise
-    except (BadZipFile, OSError) as error:
-        raise DataError(f"{path}: not a whole zip: {error}; delete it and run 'dvc repro download'") from None
 
 
 def _plan(image_set: ImageSet, work: Path, params: ShardsParams) -> list[ShardTask]:

@@ -14,8 +14,7 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from tqdm import tqdm
 
-from isic_siamese.errors import DataError
-from isic_siamese.release import refuse, some
+from isic_siamese.release import reading, refuse, some
 
 MAX_MEMBER_BYTES = 64 << 20  # the largest JPEG of ISIC 2020 is about 10 MB
 CHUNK = 1 << 20  # bytes read at a time
@@ -37,15 +36,8 @@ def read_directory(path: Path, folder: str, names: Iterable[str]) -> list[ZipInf
     Raises:
         DataError: no zip, a hostile member, or JPEGs other than `names`; all problems are in the one message.
     """
-    try:
-        with ZipFile(path) as archive:
-            members = archive.infolist()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; run 'dvc repro download'") from None
-    except PermissionError:
-        raise
-    except _BROKEN as error:
-        raise DataError(f"{path}: not a whole zip: {error}; delete it and fetch it again") from None
+    with reading(path, _BROKEN, "not a whole zip", "delete it and fetch it again"), ZipFile(path) as archive:
+        members = archive.infolist()
     problems = _hostile(members)
     jpegs = [member for member in members if _is_jpeg(PurePosixPath(member.filename))]
     wanted = {f"{folder}{name}.jpg" for name in names}
