@@ -2,12 +2,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models.resnet import BasicBlock, ResNet
+from torch import nn
 
 from isic_siamese.embedding import embed
 from isic_siamese.encoder import BUNDLED_ENCODER, build_encoder
@@ -40,6 +44,33 @@ def test_the_bundled_weights_are_those_of_imagenet() -> None:
 def test_an_unknown_encoder_is_refused_with_names_near_it() -> None:
     with pytest.raises(ParamsError, match=r"train.encoder: timm [\d.]+ has no model 'resnet19'; near it: .*resnet"):
         build_encoder("resnet19", "none", 3, 8, 32)
+
+
+default_cfgs = generate_default_cfgs({"own_net": {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}})
+
+
+@register_model
+def own_net(pretrained: bool = False, **options: Any) -> Any:
+    return build_model_with_cfg(ResNet, "own_net", pretrained, block=BasicBlock, layers=(1, 1, 1, 1), **options)
+
+
+@register_model
+def bare_net(**_: object) -> nn.Module:
+    return nn.Conv2d(3, 8, 1)
+
+
+def test_an_own_encoder_is_used_as_any_of_timm() -> None:
+    encoder = build_encoder("own_net", "none", 2, 8, 32)
+    assert encoder(torch.from_numpy(photographs(2, 32))).shape == (2, 8)
+    encoder.freeze(1)
+    assert not encoder.backbone.conv1.weight.requires_grad and encoder.learns_features
+    with pytest.raises(ParamsError, match="timm has no weights at hand for own_net"):
+        build_encoder("own_net", "timm", 2, 8, 32)
+
+
+def test_an_encoder_without_the_interface_of_timm_is_told_what_it_lacks() -> None:
+    with pytest.raises(ParamsError, match=r"bare_net, which has no feature_info, no forward_intermediates, no prune"):
+        build_encoder("bare_net", "none", 1, 8, 32)
 
 
 def test_an_encoder_that_takes_no_images_of_the_size_is_refused() -> None:

@@ -22,6 +22,8 @@ BUNDLED_ENCODER = "tf_efficientnet_lite0"  # the one whose ImageNet weights come
 # Images of 128x128 that go at once through an encoder that does not learn: on a CPU as many as its caches hold the maps
 # of, on a GPU as many as keep it busy. Fixed, because the last bits of a float sum depend on it.
 CPU_BATCH, GPU_BATCH = 16, 512
+# What timm's models have, and an own one must: the first stages are taken by it.
+INTERFACE = ("feature_info", "forward_intermediates", "prune_intermediate_layers", "pretrained_cfg")
 HEAD_STD = 0.05  # of the first weights and biases of the linear layer
 LEAST_SPREAD = 1e-3  # of a feature that hardly varies, such as that of a dead channel
 
@@ -131,6 +133,7 @@ class SiameseEncoder(nn.Module):
         """Return the names of the parameters of the first layer groups, by default of all."""
         if n_groups is None:
             return {name for name, _ in self.backbone.named_parameters()}
+        _require_interface(self.backbone, self.name, "group_matcher")
         groups = group_parameters(self.backbone, self.backbone.group_matcher(coarse=True))
         if n_groups > len(groups):
             raise ParamsError(
@@ -191,10 +194,17 @@ def _refusing_size(name: str, image_px: int) -> AbstractContextManager[None]:
     return _refusing(problem, "; take another, such as resnet18, or change shards.image_px")
 
 
+def _require_interface(backbone: Any, name: str, *attributes: str) -> None:
+    if missing := [attribute for attribute in attributes if not hasattr(backbone, attribute)]:
+        raise ParamsError(
+            f"train.encoder: timm gives no feature maps of {name}, which has no {', no '.join(missing)}; take another, "
+            "such as resnet18"
+        )
+
+
 def _stage_channels(backbone: Any, name: str, stages: int) -> list[int]:
     """Return how many channels each of the first stages has."""
-    if not hasattr(backbone, "prune_intermediate_layers"):
-        raise ParamsError(f"train.encoder: timm gives no feature maps of {name}; take another, such as resnet18")
+    _require_interface(backbone, name, *INTERFACE)
     info = [stage["num_chs"] for stage in backbone.feature_info]
     if stages > len(info):
         raise ParamsError(f"train.stages: {name} has {len(info)} stages, got {stages}; set 1 to {len(info)}")
