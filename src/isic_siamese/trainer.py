@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, assert_never
 
 import numpy as np
 import torch
@@ -217,20 +217,19 @@ class Trainer:
 
     def loss(self, embeddings: Tensor, step: Step) -> Tensor:
         """Return the loss that `train.loss` names, and beside one of metric learning the weighted cross-entropy."""
-        if self.params.loss == "cross_entropy":
+        name, weight = self.params.loss, self.params.cross_entropy_weight
+        if name == "cross_entropy":
             return self._cross_entropy(embeddings, step)
-        loss = self._metric_loss(embeddings, step)
-        weight = self.params.cross_entropy_weight
-        return loss + weight * self._cross_entropy(embeddings, step) if weight else loss
-
-    def _metric_loss(self, embeddings: Tensor, step: Step) -> Tensor:
-        """Return the loss over the step's pairs, or over all its views."""
-        if self.params.loss == "contrastive":
+        if name == "contrastive":
             losses = contrastive_loss(distance_matrix(embeddings), step.same, self.margin)
-            return (step.weights * losses).sum()
-        if self.params.loss == "triplet":
-            return triplet_loss(embeddings, step.malignant, self.margin)
-        return supervised_contrastive_loss(embeddings, step.malignant)
+            loss = (step.weights * losses).sum()
+        elif name == "triplet":
+            loss = triplet_loss(embeddings, step.malignant, self.margin)
+        elif name == "supervised_contrastive":
+            loss = supervised_contrastive_loss(embeddings, step.malignant)
+        else:
+            assert_never(name)  # mypy names the choice of TrainParams that is not here
+        return loss + weight * self._cross_entropy(embeddings, step) if weight else loss
 
     def _cross_entropy(self, embeddings: Tensor, step: Step) -> Tensor:
         return cross_entropy_loss(self.to_logit(LOGIT_SCALE * embeddings).squeeze(1), step.malignant)
