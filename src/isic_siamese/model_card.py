@@ -46,9 +46,9 @@ FIGURES = {
 CONTROLS = {
     "mean_colour": "Mean colour only, logistic regression",
     "metadata": "Age, sex, body site only, logistic regression",
-    "untrained_encoder": "The encoder with random weights",
-    "imagenet_features": "Frozen ImageNet features, logistic regression",
-    "imagenet_votes": "Frozen ImageNet features, reference votes",
+    "untrained_encoder": "EfficientNet-Lite0 with random weights, reference votes",
+    "imagenet_features": "EfficientNet-Lite0 with ImageNet weights, frozen, logistic regression",
+    "imagenet_votes": "EfficientNet-Lite0 with ImageNet weights, frozen, reference votes",
     "shuffled_labels": "Shuffled labels, mean and spread of 20 (expect 0.5)",
 }
 
@@ -64,9 +64,9 @@ other skin diseases, images of several lesions, and populations unlike the train
 LIMITS = """\
 ## Limits
 
-- ISIC 2020 records no skin tone, and its patients are mostly light-skinned: performance on dark skin is unknown. Nor
-  does it record clinic or camera; JPEG size is used as a proxy for the camera.
-- Most benign labels lack histology; melanoma labels have it. Labels may be wrong.
+- Releases record no skin tone, and the patients of ISIC 2020 are mostly light-skinned: performance on dark skin is
+  unknown. Nor do they record clinic or camera; JPEG size is used as a proxy for the camera.
+- In ISIC 2020 most benign labels lack histology; melanoma labels have it. Labels may be wrong.
 - Images are downsampled (`shards.image_px`): fine structures that dermatologists use are lost.
 - An image further from its nearest reference than all but 1 % of the validation images is called unfamiliar: its answer
   is not to be relied on. That tells what is no dermoscopic image of a lesion, but not another camera or clinic.
@@ -103,7 +103,8 @@ def _head(release: str) -> Iterator[str]:
     yield f"- **Release**: `{release}`" + (
         ", drawn images: these figures say nothing of skin" if release == "demo" else ""
     )
-    yield "- **Licence**: code MIT. ISIC 2020 images are CC-BY-NC 4.0 (doi 10.34970/2020-ds01): no commercial use."
+    yield "- **Licence**: code MIT. Images have their own: those of ISIC 2020 are CC-BY-NC 4.0 (doi"
+    yield "  10.34970/2020-ds01), not for commercial use."
     yield ""
 
 
