@@ -150,6 +150,9 @@ def test_a_file_that_is_missing_or_not_yaml_and_a_missing_section_are_named(tmp_
     path.write_text("margin: [1")
     with pytest.raises(ParamsError, match="not YAML"):
         Params(path)
+    path.write_text("")
+    with pytest.raises(ParamsError, match="wanted keys and values, got nothing"):
+        Params(path)
     path.write_text("- margin")
     with pytest.raises(ParamsError, match="wanted keys and values, got list"):
         Params(path)

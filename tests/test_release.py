@@ -70,16 +70,17 @@ def change(row: int, column: int, value: str) -> Callable[[list[list[str]]], Non
 @pytest.mark.parametrize(
     ("name", "edit", "problem"),
     [
-        (release.TRUTH_CSV, change(0, 0, "image"), "columns 'image,patient_id,lesion_id,sex"),
+        (release.TRUTH_CSV, change(0, 0, "image"), "lacks image_name: columns 'image,patient_id,lesion_id,sex"),
+        (release.TRUTH_CSV, lambda rows: rows[0].reverse(), "too many, or in another order: columns 'target,benign"),
         (release.TRUTH_CSV, lambda rows: rows[2].pop(), "not 9 columns wide: line 3"),
         (release.TRUTH_CSV, lambda rows: rows[2].append("x"), "not 9 columns wide: line 3"),
         (release.TRUTH_CSV, lambda rows: rows.insert(2, []), "not 9 columns wide: line 3"),
         (release.TRUTH_CSV, lambda rows: rows.__delitem__(slice(1, None)), "no rows, wanted at least one"),
         (release.TRUTH_CSV, lambda rows: rows.__setitem__(slice(1, None), [[]]), "no rows, wanted at least one"),
-        (release.TRUTH_CSV, change(1, 0, "../x"), "image_name is not a plain name: '../x'"),
-        (release.TRUTH_CSV, change(1, 0, ""), "image_name is not a plain name: ''"),
+        (release.TRUTH_CSV, change(1, 0, "../x"), "image_name is not a plain name (letters, digits and _): '../x'"),
+        (release.TRUTH_CSV, change(1, 0, ""), "image_name is not a plain name (letters, digits and _): ''"),
         (release.TRUTH_CSV, change(2, 0, "ISIC_0000001"), "image_name occurs more than once: ISIC_0000001"),
-        (release.TRUTH_CSV, change(1, 1, ""), "patient_id is not a plain name: ''"),
+        (release.TRUTH_CSV, change(1, 1, ""), "patient_id is not a plain name (letters, digits and _): ''"),
         (release.TRUTH_CSV, change(1, 3, "M"), "sex is not male, female or empty: 'M' (line 2)"),
         (release.TRUTH_CSV, change(1, 4, "old"), "age_approx is not a number of years or empty: 'old' (line 2)"),
         (release.TRUTH_CSV, change(4, 4, "121"), "age_approx is not a number of years or empty: '121' (line 5)"),
@@ -90,7 +91,11 @@ def change(row: int, column: int, value: str) -> Callable[[list[list[str]]], Non
         (release.TRUTH_CSV, change(1, 3, "female"), "one patient_id with more than one sex: IP_0000001"),
         (release.TRUTH_CSV, change(1, 2, "IL_0000003"), "one lesion_id with more than one patient_id: IL_0000003"),
         (release.TRUTH_CSV, change(1, 2, "IL_0000002"), "one lesion_id with more than one target: IL_0000002"),
-        (release.DUPLICATES_CSV, change(0, 1, "b"), "columns 'image_name_1,b', wanted 'image_name_1,image_name_2'"),
+        (
+            release.DUPLICATES_CSV,
+            change(0, 1, "b"),
+            "lacks image_name_2: columns 'image_name_1,b', wanted 'image_name_1,image_name_2'",
+        ),
         (release.DUPLICATES_CSV, lambda rows: rows.append(rows[1]), "image_name_2 occurs more than once: ISIC_0000004"),
         (
             release.DUPLICATES_CSV,
@@ -98,7 +103,7 @@ def change(row: int, column: int, value: str) -> Callable[[list[list[str]]], Non
             "in both columns, so no copy of the picture would be kept: ISIC_0000004",
         ),
         (release.TEST_CSV, change(2, 0, "ISIC_0000005"), "image occurs more than once: ISIC_0000005"),
-        (release.TEST_CSV, change(1, 1, "a b"), "patient is not a plain name: 'a b'"),
+        (release.TEST_CSV, change(1, 1, "a b"), "patient is not a plain name (letters, digits and _): 'a b'"),
         (release.TEST_CSV, change(1, 4, "female"), "one patient with more than one sex: IP_0000009"),
         (release.TEST_CSV, change(1, 2, "-5"), "age_approx is not a number of years or empty: '-5' (line 2)"),
         (release.TEST_CSV, change(1, 4, "x"), "sex is not male, female or empty: 'x' (line 2)"),
@@ -140,7 +145,7 @@ def test_an_absent_table_is_named(tmp_path: Path) -> None:
 def test_what_is_no_table_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / release.TRUTH_CSV
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"v2\.csv: (not a readable CSV|columns )"):
+    with pytest.raises(DataError, match=r"v2\.csv: (not a readable CSV|lacks image_name)"):
         release.read_truth(path)
 
 

@@ -90,7 +90,7 @@ def test_all_bad_images_of_both_zips_are_named_in_one_error_and_nothing_is_writt
     with pytest.raises(DataError) as caught:
         write_shards(sets, tmp_path / "work", params(exclude=["ISIC_7"]))
     assert [line.strip() for line in str(caught.value).splitlines()] == [
-        f"{tmp_path}: 4 images that cannot be decoded",
+        f"{tmp_path}: images that cannot be decoded: 4",
         f"train.zip/{keys[0]}: Premature end of JPEG file",
         f"train.zip/{keys[9]}: not a JPEG (it begins with b'no JPEG')",
         f"train.zip/{keys[22]}: not a JPEG: an empty file",

@@ -1,5 +1,6 @@
 """From a score to an answer: calibrate on validation, and decide."""
 
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,8 @@ from isic_siamese.arrays import Bools, Floats
 from isic_siamese.errors import explaining
 from isic_siamese.files import read_json, write_json
 from isic_siamese.params import Count
+
+log = logging.getLogger(__name__)
 
 FAMILIAR = 0.99  # share of the validation images that are not called unfamiliar
 
@@ -94,6 +97,8 @@ def fit_classifier(
         ValueError: one of the classes is absent.
     """
     slope, intercept = platt_calibration(scores, malignant)
+    if slope < 0:
+        log.warning("the validation images are scored the wrong way round (slope %.3f): answers are turned over", slope)
     familiar = float(np.quantile(nearest, FAMILIAR))
     return Classifier(slope, intercept, float(malignant.mean()), familiar, neighbours, orientations)
 

@@ -53,7 +53,8 @@ class Params:
         except (YAMLError, UnicodeDecodeError) as error:
             raise ParamsError(f"{path}: not YAML: {error}") from None
         if not isinstance(content, dict):
-            raise ParamsError(f"{path}: wanted keys and values, got {type(content).__name__}")
+            got = "nothing" if content is None else type(content).__name__
+            raise ParamsError(f"{path}: wanted keys and values, got {got}")
         # What is no single value is a section, so that a new one makes no stage stale; a misspelt one is missed later.
         nested = [
             name

@@ -147,7 +147,9 @@ def _read_table(path: Path, columns: Sequence[str], optional: str = "", may_be_e
     ):
         header, *lines = list(csv.reader(file, strict=True)) or [[]]
     if header not in (list(columns), [name for name in columns if name != optional]):
-        refuse(path, [f"columns {','.join(header)[:200]!r}, wanted {','.join(columns)!r}"])
+        lacks = [name for name in columns if name not in (*header, optional)]
+        why = f"lacks {', '.join(lacks)}" if lacks else "too many, or in another order"
+        refuse(path, [f"{why}: columns {','.join(header)[:200]!r}, wanted {','.join(columns)!r}"])
     while lines and not lines[-1]:
         lines.pop()
     short = [f"line {number}" for number, line in enumerate(lines, 2) if len(line) != len(header)]
@@ -167,7 +169,9 @@ def _rows(problem: str, names: Sequence[object] | pd.Series) -> list[str]:
 def _bad_names(table: pd.DataFrame, column: str, unique: bool = False) -> list[str]:
     names = table[column]
     good = names.map(lambda name: _NAME.fullmatch(name) is not None).astype(bool)
-    problems = _rows(f"{column} is not a plain name", [repr(name[:60]) for name in names[~good]])
+    problems = _rows(
+        f"{column} is not a plain name (letters, digits and _)", [repr(name[:60]) for name in names[~good]]
+    )
     if unique:
         problems += _rows(f"{column} occurs more than once", names[names.duplicated()].unique().tolist())
     return problems

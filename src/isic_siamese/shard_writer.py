@@ -134,7 +134,7 @@ def write_shards(
     finally:
         _open_zip.cache_clear()
     if problems:
-        what = f"{len(problems):,} images that cannot be decoded"
+        what = f"images that cannot be decoded: {len(problems):,}"
         advice = "take other copies of them, or leave them out knowingly, in the section shards of params.yaml:"
         lines = [f"{image}: {problem}" for image, problem in problems]
         names = [image.stem for image, _ in problems]
