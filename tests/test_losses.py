@@ -98,6 +98,7 @@ def test_contrastive_loss_agrees_with_pytorch_metric_learning() -> None:
     theirs = oracle.ContrastiveLoss(pos_margin=0, neg_margin=1.0, reducer=DoNothingReducer())
     parts = theirs(embeddings, malignant.long())
     assert (0.5 * parts["pos_loss"]["losses"] ** 2).mean().item() == pytest.approx(ours[same].mean().item(), rel=1e-5)
+    assert torch.equal(contrastive_loss(distance_matrix(embeddings)[i, j], same.long(), margin=1.0), ours)
     negative = 0.5 * parts["neg_loss"]["losses"] ** 2
     assert negative.mean().item() == pytest.approx(ours[~same].mean().item(), rel=1e-5)
 

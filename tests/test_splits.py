@@ -89,6 +89,15 @@ def test_a_split_without_both_classes_is_refused() -> None:
         split_patients(index, {"train": 0.84, "val": 0.01, "test": 0.15}, np.random.default_rng(0))
 
 
+def test_an_image_without_a_patient_and_shares_of_more_than_all_are_refused() -> None:
+    index = release_like(0, 60, 20)
+    wrong = [(index.assign(patient_id=index["patient_id"].mask(index["row"] == 3)), FRACTIONS)]
+    wrong.append((index, {"train": 0.7, "val": 0.15, "test": 0.2}))
+    for table, fractions in wrong:
+        with pytest.raises(ValueError, match="wanted a patient for each image, and fractions that add up to 1"):
+            split_patients(table, fractions, np.random.default_rng(0))
+
+
 @pytest.mark.parametrize("with_melanoma", [5, 55])
 def test_a_release_without_enough_patients_of_a_class_is_refused_as_such(with_melanoma: int) -> None:
     with pytest.raises(DataError) as refusal:

@@ -30,14 +30,14 @@ def contrastive_loss(distances: Tensor, same: Tensor, margin: float) -> Tensor:
 
     Args:
         distances: at least 0, of any shape.
-        same: bool, likewise.
+        same: bool (or 0 and 1), likewise.
         margin: the distance at which a different pair is far enough.
 
     >>> contrastive_loss(torch.tensor([0.6, 0.6]), torch.tensor([True, False]), margin=1.0)
     tensor([0.1800, 0.0800])
     """
     lack = (margin - distances).clamp_min(0)
-    return 0.5 * torch.where(same, distances, lack).square()
+    return 0.5 * torch.where(same.bool(), distances, lack).square()
 
 
 def triplet_loss(embeddings: Tensor, malignant: Tensor, margin: float) -> Tensor:

@@ -1,5 +1,6 @@
 """Divide patients into train, validation and test, so that no patient and no picture is in two splits."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
@@ -62,7 +63,10 @@ def split_patients(
 
     Raises:
         DataError: a split would have fewer than two patients with melanoma or two without.
+        ValueError: an image has no patient, or the fractions do not add up to 1.
     """
+    if index["patient_id"].isna().any() or not math.isclose(sum(fractions.values()), 1):
+        raise ValueError(f"wanted a patient for each image, and fractions that add up to 1, got {dict(fractions)}")
     grouped = index.groupby("patient_id", sort=True)["target"]
     patients = pd.DataFrame({"images": grouped.size(), "melanomas": grouped.sum()})
     of_patient = np.column_stack(
