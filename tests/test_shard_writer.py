@@ -11,7 +11,7 @@ import pytest
 from isic_siamese import release, shard_writer
 from isic_siamese.errors import DataError, ParamsError
 from isic_siamese.images import decode_image
-from isic_siamese.shard_writer import ImageSet, check_excluded, drop_images, write_shards
+from isic_siamese.shard_writer import ImageSet, ShardTask, check_excluded, drop_images, write_shard, write_shards
 from isic_siamese.shards import Shards, read_index
 from stages import shards as stage
 from tests.jpeg_zips import digests, draw_jpeg, draw_members, image_set, params, write_zip, written
@@ -120,6 +120,12 @@ def test_a_zip_that_is_none_is_named(tmp_path: Path, content: bytes) -> None:
 def test_an_absent_zip_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"images\.zip: no such file; run 'dvc repro download'"):
         write_shards([image_set(tmp_path, tmp_path / "images.zip")], tmp_path / "work", params())
+
+
+def test_a_worker_that_does_not_see_the_zip_names_it(tmp_path: Path) -> None:
+    task = ShardTask(tmp_path / "images.zip", ["a.jpg"], tmp_path / "0.npy", 32, "stretch")
+    with pytest.raises(DataError, match=r"images\.zip: no such file; run 'dvc repro download'"):
+        write_shard(task)
 
 
 def test_shards_that_were_good_are_not_written_again_once_the_bad_image_is_mended(

@@ -132,7 +132,7 @@ def write_shards(
     try:
         problems = _run(tasks, workers)
     finally:
-        _open_zip.cache_clear()
+        _open_version.cache_clear()
     if problems:
         what = f"images that cannot be decoded: {len(problems):,}"
         advice = "take other copies of them, or leave them out knowingly, in the section shards of params.yaml:"
@@ -151,7 +151,7 @@ def write_shard(task: ShardTask) -> list[Problem]:
     """Decode the members of `task` into its two files; if any cannot be, write nothing and return what is wrong."""
     shard = np.empty((len(task.members), task.image_px, task.image_px, 3), np.uint8)
     sizes, problems = [], []
-    archive = _open_zip(task.source, task.source.stat().st_mtime_ns)
+    archive = _open_zip(task.source)
     buffer = np.empty(BUFFER_BYTES, np.uint8).data
     with task.source.open("rb", buffering=0) as file:
         for row, member in enumerate(task.members):
@@ -185,11 +185,15 @@ def _read_member(archive: ZipFile, file: FileIO, member: str, buffer: memoryview
     return content
 
 
-@lru_cache(maxsize=2)
-def _open_zip(path: Path, modified_ns: int) -> ZipFile:  # noqa: ARG001 - a replaced zip must not come from the cache
-    """Open a zip once for all the shards of a process: reading the directory of 33,126 members takes a while."""
+def _open_zip(path: Path) -> ZipFile:
     with reading(path, (BadZipFile, OSError), "not a whole zip", "delete it and run 'dvc repro download'"):
-        return ZipFile(path)
+        return _open_version(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=2)
+def _open_version(path: Path, _: int) -> ZipFile:  # when it was changed: a replaced zip must not come from the cache
+    """Open a zip once for all the shards of a process: reading the directory of 33,126 members takes a while."""
+    return ZipFile(path)
 
 
 def _plan(image_set: ImageSet, work: Path, params: ShardsParams) -> list[ShardTask]:
@@ -197,7 +201,7 @@ def _plan(image_set: ImageSet, work: Path, params: ShardsParams) -> list[ShardTa
     source = image_set.source.absolute()
     if not source.exists():
         raise DataError(f"{image_set.source}: no such file; run 'dvc repro download'")
-    crcs = {info.filename: info.CRC for info in _open_zip(source, source.stat().st_mtime_ns).infolist()}
+    crcs = {info.filename: info.CRC for info in _open_zip(source).infolist()}
     recipe = _recipe(params.image_px, params.fit)
     tasks = []
     for start in range(0, len(image_set.members), params.images_per_shard):
