@@ -99,7 +99,8 @@ def _other_images(params: list[str], base: str, release: str) -> Iterator[str]:
 
 
 def _headline(base: str, ranges: Mapping[str, list[float]]) -> Iterator[str]:
-    before, now = (_json(text, EVALUATION) for text in (_show(base, EVALUATION), _read(Path(EVALUATION))))
+    here = Path(EVALUATION)
+    before, now = map(_parse_figures, (_show(base), here.read_text(encoding="utf-8") if here.exists() else ""))
     verdicts = {name: judge(before.get(name), now.get(name), ends) for name, ends in ranges.items()}
     bad = sum(map(bool, verdicts.values()))
     yield f"**{bad} of {len(ranges)} headline figures need a look.**" if bad else "The headline figures are in order."
@@ -156,24 +157,21 @@ def _git(*arguments: str) -> str:
     return done.stdout
 
 
-def _show(base: str, path: str) -> str | None:
+def _show(base: str) -> str:
+    """Return the text of `EVALUATION` at `base`, "" where it is not there."""
     try:
-        return _git("show", f"{base}:{path}")
+        return _git("show", f"{base}:{EVALUATION}")
     except DataError:
-        return None
+        return ""
 
 
-def _read(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8") if path.exists() else None
-
-
-def _json(text: str | None, path: str) -> dict[str, Any]:
+def _parse_figures(text: str) -> dict[str, Any]:
     try:
-        content = json.loads(text) if text else {}
+        content = json.loads(text or "{}")
     except ValueError as error:
-        raise DataError(f"{path}: not JSON: {error}; after a merge take either side, then 'dvc repro'") from None
+        raise DataError(f"{EVALUATION}: not JSON: {error}; after a merge take either side, then 'dvc repro'") from None
     if not isinstance(content, dict):
-        raise DataError(f"{path}: wanted names and values, got {type(content).__name__}; run 'dvc repro'")
+        raise DataError(f"{EVALUATION}: wanted names and values, got {type(content).__name__}; run 'dvc repro'")
     return content
 
 
