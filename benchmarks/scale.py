@@ -24,8 +24,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import psutil
-import yaml
 from PIL import Image
+from ruamel.yaml import YAML
 from tqdm import tqdm
 
 from isic_siamese import release
@@ -141,9 +141,10 @@ def describe(name: str, run: Run, n_images: int) -> str:
 def measure(folder: Path, fraction: float, kills: int, epochs: int) -> Sequence[str]:
     """Draw the release in `folder`, run the stages, and return the lines of the table."""
     n_train, n_test = write_release(folder / "data/raw", fraction)
-    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    yaml = YAML()
+    params = yaml.load(ROOT / "params.yaml")
     params["train"]["epochs"] = epochs or params["train"]["epochs"]
-    (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    yaml.dump(params, folder / "params.yaml")
     lines = [
         "| stage | images | time | images/s | peak memory, first quarter | last quarter |",
         "|---|---:|---:|---:|---:|---:|",
