@@ -5,7 +5,7 @@ BASE ?= main
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup repro card review test check format lock clean
+.PHONY: help setup repro restore card review test check format lock clean
 
 help: ## list the targets
 	@echo "make setup, then make repro: from a clone to metrics. The targets:"
@@ -25,6 +25,14 @@ setup: .venv/.ready ## make .venv from requirements.lock, the package editable
 
 repro: setup ## rebuild whatever is stale, from data to metrics
 	dvc repro
+
+# Touched, because git takes for unchanged what DVC wrote in the second, and of the size, that the index has; from HEAD,
+# because DVC stages what it writes.
+MADE := params.yaml '*dvc.lock' metrics
+restore: ## go back to the committed parameters, figures and models; code stays as it is
+	@git ls-files -z -- $(MADE) | xargs -0 touch -c
+	@git checkout --quiet HEAD -- $(MADE)
+	@dvc checkout
 
 card: setup ## write the figures of metrics/ into docs/model-card.md and README.md
 	@python -m isic_siamese.model_card

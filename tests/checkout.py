@@ -127,7 +127,9 @@ class Checkout(Repository):
         super().__init__(folder)
         tracked = Repository(ROOT).git("ls-files", "-co", "--exclude-standard").splitlines()
         for name in tracked:
-            if name.startswith(("src/", "stages/", "params.yaml", "dvc.yaml", ".dvc/", ".dvcignore", ".gitignore")):
+            if name.startswith(
+                ("src/", "stages/", "params.yaml", "dvc.yaml", "Makefile", ".dvc/", ".dvcignore", ".gitignore")
+            ):
                 target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(ROOT / name, target)

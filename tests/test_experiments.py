@@ -1,6 +1,7 @@
 """`docs/experiments-howto.md`, run command by command in a clone that has no release."""
 
 import doctest
+import json
 import os
 import re
 import subprocess
@@ -34,6 +35,21 @@ def run(command: str, folder: Path) -> str:
         while re.search(r"Running|Queued", run("dvc queue status", folder)):
             time.sleep(2)  # each look costs a second of processor time, which the experiments need
     return done.stdout
+
+
+def test_restoring_goes_back_to_what_is_committed_after_a_run_and_after_one_that_failed(
+    checkout: Checkout, tmp_path: Path
+) -> None:
+    clone = Repository(checkout.folder).clone(tmp_path / "clone")
+    clone.dvc("config", "--local", "cache.dir", str(checkout.folder / ".dvc/cache"))
+    clone.dvc("checkout")
+    run("dvc exp run --allow-missing -S margin=1.7 && ! dvc exp run --allow-missing -S split.train=5", clone.folder)
+    assert json.loads((clone.folder / "data/models/model.json").read_text())["margin"] == 1.7
+    run("make restore", clone.folder)
+    for name in clone.git("ls-files", "params.yaml", "dvc.lock", "metrics").splitlines():
+        assert (clone.folder / name).read_text("latin-1") == (checkout.folder / name).read_text("latin-1"), name
+    assert json.loads((clone.folder / "data/models/model.json").read_text())["margin"] == 1.0
+    assert clone.git("status", "--short") == ""
 
 
 def test_the_walk_through_does_what_it_shows_and_never_touches_the_release(checkout: Checkout, tmp_path: Path) -> None:
