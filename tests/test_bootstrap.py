@@ -158,3 +158,22 @@ def test_the_patients_of_some_images_are_counted_once_each() -> None:
     resamples = draw_resamples(PATIENTS, MALIGNANT, 1, np.random.default_rng(0))
     assert resamples.count_patients(np.array([False, True, False, True, True, True, False])) == 2
     assert resamples.n_rarer == 2  # a and c have a melanoma; a, b, d and e have something benign
+
+
+def test_the_interval_of_a_difference_is_even_about_it_and_that_of_an_area_within_its_range() -> None:
+    resamples = draw_resamples(PATIENTS, MALIGNANT, 500, np.random.default_rng(0))
+    values = np.array([0.9, 0.8, 0.4, 0.7, 0.9, 0.6, 0.9])
+    repeats = [
+        lambda weights: {name: weights @ values / weights.sum(axis=1) for name in ("gain", "area")},
+        lambda weights: {name: weights @ values**2 / weights.sum(axis=1) for name in ("gain", "area")},
+    ]
+    found = mean_figures(repeats, resamples, 0.95, differences=["gain"])
+    assert found["gain"]["value"] == found["area"]["value"] == pytest.approx((values.mean() + (values**2).mean()) / 2)
+    below, above = (abs(found["gain"][end] - found["gain"]["value"]) for end in ("low", "high"))
+    assert below == pytest.approx(above)
+    assert found["gain"]["high"] > 1 > found["area"]["high"]
+
+
+def test_percentiles_leave_out_as_many_resamples_on_either_side() -> None:
+    values = np.random.default_rng(0).permutation(101)[:, None] * np.array([1.0, 2.0])
+    np.testing.assert_allclose(percentile_ends(values, 0.8), [[10, 20], [90, 180]])

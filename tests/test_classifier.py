@@ -40,6 +40,8 @@ def test_calibration_stays_finite_where_scores_separate_the_classes() -> None:
 def test_calibration_needs_both_classes() -> None:
     with pytest.raises(ValueError, match="0 melanoma and 3 benign"):
         platt_calibration(np.zeros(3), np.zeros(3, bool))
+    with pytest.raises(ValueError, match="3 melanoma and 0 benign"):
+        platt_calibration(np.zeros(3), np.ones(3, bool))
 
 
 def test_the_threshold_is_the_share_of_melanomas_where_the_probability_is_true() -> None:

@@ -50,8 +50,11 @@ def test_delong_rejects_a_true_hypothesis_as_often_as_it_says() -> None:
     rng = np.random.default_rng(0)
     malignant = np.arange(200) < 60
     scores = malignant + rng.normal(size=(400, 2, 200))
-    p = np.array([delong(malignant, one, other).p for one, other in scores])
+    tests = [delong(malignant, one, other) for one, other in scores]
+    p = np.array([test.p for test in tests])
     assert 0.02 < (p < 0.05).mean() < 0.09
+    in_errors = [abs(test.areas[0] - test.areas[1]) / test.error for test in tests]
+    assert ((p < 0.05) == (np.array(in_errors) > 1.96)).all()  # on either side
 
 
 def test_delong_needs_two_images_of_each_class() -> None:
@@ -148,6 +151,10 @@ def test_runs_of_different_splits_are_not_compared(tmp_path: Path) -> None:
         (lambda t: t.assign(score="high"), r"2\.csv: neither .*: could not convert"),
         (
             lambda t: t.assign(target=(np.arange(300) < 1).astype(int)),
+            r"2\.csv: wanted at least two images of each class",
+        ),
+        (
+            lambda t: t.assign(target=(np.arange(300) > 0).astype(int)),
             r"2\.csv: wanted at least two images of each class",
         ),
         (lambda t: t[:0], r"2\.csv: wanted at least two images of each class"),

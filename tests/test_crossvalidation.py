@@ -1,10 +1,10 @@
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from isic_siamese import crossvalidation
 from isic_siamese.arrays import Bools, Embeddings, Floats
 from isic_siamese.crossvalidation import (
     CrossvalidateParams,
@@ -94,12 +94,16 @@ def test_training_images_answer_for_validation_and_both_for_test(
     index = index_of(data.malignant)
     asked: list[tuple[int, int]] = []
 
-    def score(images: Embeddings, references: Embeddings, malignant: Bools) -> Floats:
+    def score(
+        images: Embeddings, references: Embeddings, malignant: Bools, temperature: float, penalty: float
+    ) -> Floats:
+        assert (temperature, penalty) == (EVALUATE.temperature, EVALUATE.vote_penalty)
         asked.append((len(images), len(references)))
         assert not {image.tobytes() for image in images} & {reference.tobytes() for reference in references}
         return vote_scores(images, references, malignant)
 
-    cross_validate(data.shards, index, replace(TOY, score=score), CrossvalidateParams(folds=4, repeats=1), seed=0)
+    monkeypatch.setattr(crossvalidation, "vote_scores", score)
+    cross_validate(data.shards, index, TOY, CrossvalidateParams(folds=4, repeats=1), seed=0)
     sizes = [len(rows) for rows in fold_patients(index, 4, np.random.default_rng([0, 0]))]
     expected = []
     for fold in range(4):

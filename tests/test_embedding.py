@@ -1,10 +1,11 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from isic_siamese.embedding import embed, embed_rows, pool_rows
-from isic_siamese.encoder import build_encoder
+from isic_siamese.encoder import SiameseEncoder, build_encoder
 from isic_siamese.shards import Shards
 from tests.test_encoder import photographs
 
@@ -29,7 +30,11 @@ def test_eight_orientations_give_the_same_embedding_however_the_image_is_held() 
     assert np.abs(embed(encoder, [np.rot90(images, 1, (1, 2)).copy()]) - embed(encoder, [images])).max() > 1e-3
 
 
-def test_pooled_features_of_eight_orientations_are_their_mean_and_come_in_order(tmp_path: Path) -> None:
+@pytest.mark.parametrize("batch_size", [3, 1000])  # fewer than the orientations of one image, and more than all
+def test_pooled_features_of_eight_orientations_are_their_mean_and_come_in_order(
+    tmp_path: Path, batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SiameseEncoder, "batch_size", batch_size)
     encoder = build_encoder("test_efficientnet", "none", 3, 8, 32).eval()
     images = photographs(5, 32)
     np.save(tmp_path / "shard-00000.npy", images)
@@ -37,6 +42,7 @@ def test_pooled_features_of_eight_orientations_are_their_mean_and_come_in_order(
     ways = [np.rot90(held, turns, (1, 2)) for held in (images, images[:, :, ::-1]) for turns in range(4)]
     with torch.inference_mode():
         expected = torch.stack([encoder.features(torch.from_numpy(way.copy())) for way in ways]).mean(dim=0)
+    encoder.train()  # as between two epochs
     rows = np.array([4, 0, 3])
     np.testing.assert_allclose(pool_rows(encoder, shards, rows, 8), expected[rows], atol=1e-5)
     by_row = pool_rows(encoder, shards, rows, 8, by_row=True)

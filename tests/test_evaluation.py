@@ -129,3 +129,13 @@ def test_a_sensitivity_of_all_melanomas_has_an_interval_over_the_patients_who_ha
     n = PATIENTS[answers.malignant].nunique()
     assert n < 80 / 4 + 1
     assert figure == {"value": 1.0, "low": pytest.approx(0.025 ** (1 / n)), "high": 1.0}
+
+
+def test_the_interval_of_a_partial_area_ends_below_the_largest_that_there_is() -> None:
+    answers, rng = some_answers(), np.random.default_rng(0)
+    good = replace(answers, scores=answers.malignant + 0.4 * rng.normal(size=80))
+    pairs = pd.DataFrame({"left": np.arange(79), "right": np.arange(1, 80), "same": np.arange(79) % 2})
+    measured = measure_pairs(pairs, unit(rng, 80), np.arange(80))
+    resamples = draw_resamples(PATIENTS, answers.malignant, 200, rng)
+    found = evaluate(good, measured, resamples, 0.95, rng).figures["partial_auc"]
+    assert 0.15 < found["value"] < found["high"] < 0.2

@@ -157,6 +157,16 @@ def test_the_orientation_is_read_in_either_byte_order_after_other_segments_and_t
     np.testing.assert_array_equal(decode_image(turned, 64), np.rot90(decode_image(encode(image), 64), -1))
 
 
+def test_the_orientation_is_read_after_a_segment_of_the_same_kind_that_is_no_exif_data() -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    image = draw(300, 200)
+    jpeg = encode(image, exif=exif)
+    xmp = b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta/>"
+    turned = jpeg[:2] + b"\xff\xe1" + struct.pack(">H", 2 + len(xmp)) + xmp + jpeg[2:]
+    np.testing.assert_array_equal(decode_image(turned, 64), decode_image(jpeg, 64))
+
+
 @pytest.mark.parametrize("exif", [b"", b"garbage garbage", b"MM\0*\0\0\0\x08\xff\xff", b"II*\0\xff\xff\xff\xff"])
 def test_broken_exif_data_does_not_matter(exif: bytes) -> None:
     image = draw(300, 200)

@@ -45,6 +45,12 @@ def test_a_thumbnail_is_the_grey_mean_of_blocks(px: int) -> None:
     assert thumb[1, 3, 30] == pytest.approx(block.mean(), rel=1e-5)
 
 
+def test_the_thumbnail_of_a_smaller_image_repeats_its_pixels() -> None:
+    images = pictures(2, 16)
+    grey = images @ np.array([0.299, 0.587, 0.114])
+    np.testing.assert_allclose(thumbnails([images]), grey.repeat(2, axis=1).repeat(2, axis=2), rtol=1e-5)
+
+
 def test_a_hash_holds_which_low_frequencies_are_above_their_median() -> None:
     thumb = thumbnails([pictures(1)])
     frequencies = dct(dct(thumb[0].astype(float), axis=0), axis=1)[:16, :16].ravel()[1:]
@@ -79,6 +85,23 @@ def test_a_copy_is_found_however_it_was_saved(change: Change, monkeypatch: pytes
 def test_unlike_pictures_are_not_found() -> None:
     thumbs = thumbnails([pictures(60)])
     assert near_duplicates(thumbs[:30], thumbs[30:]) == []
+
+
+def test_pictures_that_agree_in_their_low_frequencies_alone_are_no_copies() -> None:
+    thumbs = thumbnails([pictures(3)])
+    waves = np.cos(np.pi * 20 * (np.arange(32) + 0.5) / 32)
+    for strength, found in ((60, []), (3, [(0, 0), (1, 1), (2, 2)])):
+        other = thumbs + (strength * np.outer(waves, waves)).astype(np.float32)
+        np.testing.assert_array_equal(perceptual_hashes(other), perceptual_hashes(thumbs))
+        assert near_duplicates(thumbs, other) == found
+
+
+def test_hashes_are_close_that_differ_in_at_most_so_many_bits() -> None:
+    rng = np.random.default_rng(0)
+    bits = rng.random((40, 256)) < 0.5
+    others = bits ^ (rng.permuted(np.tile(np.arange(256), (40, 1)), axis=1) < np.arange(40)[:, None])
+    ours, theirs = (np.packbits(some, axis=1).view(np.uint64) for some in (bits, others))
+    assert sorted(leaks._close_hashes(ours, theirs)) == [(number, number) for number in range(leaks.MAX_BITS + 1)]
 
 
 def test_pictures_of_one_colour_are_no_copies_of_each_other() -> None:

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import binary_fill_holes, label
+from scipy.ndimage import binary_fill_holes, gaussian_filter, label
 from torch import Tensor
 
-from isic_siamese.lesion_map import SIDE, _hole_free, _middle_part, lesion_map, to_lab
+from isic_siamese.lesion_map import FIELD, SIDE, SOFTNESS, _hole_free, _middle_part, lesion_map, to_lab
 
 SKIN, BROWN, BLACK = (225, 180, 160), (120, 70, 50), (0, 0, 0)
 PX = 128
@@ -48,6 +48,23 @@ def test_a_lesion_as_bright_as_the_skin_is_found_by_its_colour_and_one_that_is_d
         assert overlap(lesion_map(picture((disc(0.1, 0.1, 0.4), colour), skin=grey)), disc(0.1, 0.1, 0.4)) > 0.8
 
 
+def test_dark_corners_are_not_taken_for_the_skin() -> None:
+    """On a third of the edge there is skin: from it alone a grey lesion on grey skin is known to be the darker one."""
+    lesion, corners = disc(0.1, 0.1, 0.4), ~disc(0, 0, 1.05)
+    found = lesion_map(picture((lesion, (110, 110, 110)), (corners, BLACK), skin=(150, 150, 150)))
+    assert overlap(found, lesion) > 0.8
+
+
+def test_the_edge_of_a_lesion_is_that_of_a_gaussian() -> None:
+    cells = disc(-0.5, 0.1, 0.5)[:: PX // SIDE, :: PX // SIDE]  # it reaches the edge of the image
+    lesion = cells.repeat_interleave(PX // SIDE, 0).repeat_interleave(PX // SIDE, 1)
+    inside = cells.numpy() & (np.hypot(*np.meshgrid(*2 * [np.linspace(-1 + 1 / SIDE, 1 - 1 / SIDE, SIDE)])) < FIELD)
+    hard, everything = (
+        gaussian_filter(part.astype(float), SOFTNESS, mode="constant", truncate=16) for part in (inside, inside | True)
+    )
+    np.testing.assert_allclose(lesion_map(picture((lesion, BROWN)))[0], hard / everything, atol=1e-5)
+
+
 def test_what_is_pale_inside_a_lesion_belongs_to_it() -> None:
     found = lesion_map(picture((disc(0, 0, 0.6), BROWN), (disc(0.05, 0, 0.25), SKIN)))
     assert overlap(found, disc(0, 0, 0.6)) > 0.85
@@ -69,20 +86,24 @@ def test_a_map_turns_with_its_image() -> None:
 
 
 def test_images_of_a_batch_do_not_see_one_another_and_any_side_will_do() -> None:
-    images = torch.cat([picture((disc(0.2, 0.1, 0.4), BROWN)), picture((disc(-0.3, 0, 0.3), BLACK))])
+    images = torch.cat(
+        [picture((disc(0.2, 0.1, 0.4), BROWN)), picture((disc(-0.3, 0, 0.3), BLACK), skin=(150, 150, 150))]
+    )
     torch.testing.assert_close(lesion_map(images), torch.cat([lesion_map(image[None]) for image in images]))
     for side in (1, 16, 50, 200):
         assert lesion_map(torch.zeros(2, side, side, 3, dtype=torch.uint8)).shape == (2, SIDE, SIDE)
 
 
 def test_colours_are_those_of_cielab() -> None:
-    # Published values of the sRGB primaries under D65, two degrees.
+    # Published values of the sRGB primaries and of greys under D65, two degrees.
     known = {
         (255, 255, 255): (100.0, 0.0, 0.0),
         (255, 0, 0): (53.24, 80.09, 67.20),
         (0, 255, 0): (87.73, -86.18, 83.18),
         (0, 0, 255): (32.30, 79.19, -107.86),
         (0, 0, 0): (0.0, 0.0, 0.0),
+        (10, 10, 10): (2.74, 0.0, 0.0),
+        (119, 119, 119): (50.03, 0.0, 0.0),
     }
     lab = to_lab(torch.tensor(list(known)).float())
     torch.testing.assert_close(lab, torch.tensor(list(known.values())), atol=0.06, rtol=0)

@@ -143,3 +143,16 @@ def test_cross_entropy_of_logits_worked_out_by_hand() -> None:
 def test_a_step_of_one_class_costs_nothing_that_is_not_finite(loss: Callable[..., torch.Tensor]) -> None:
     embeddings, _ = views()
     assert loss(embeddings.requires_grad_(), torch.zeros(12, dtype=torch.bool)).isfinite()
+
+
+def test_supervised_contrastive_loss_is_of_the_anchors_that_have_a_positive() -> None:
+    embeddings = on_the_circle([0, 60, 300])  # cosines 1/2, 1/2 and -1/2
+    loss = supervised_contrastive_loss(embeddings, torch.tensor([True, True, False])).item()
+    expected = (math.log(2) + math.log(1 + math.exp(-1 / 0.1))) / 2  # by the temperature of 0.1
+    assert loss == pytest.approx(expected)
+    assert supervised_contrastive_loss(embeddings[1:], torch.tensor([True, False])).item() == 0
+
+
+def test_triplet_loss_of_one_triplet_that_costs_is_its_cost() -> None:
+    loss = triplet_loss(on_the_circle([0, 60, 90]), torch.tensor([True, True, False]), margin=0.2)
+    assert loss.item() == pytest.approx(1 - 2 * math.sin(math.radians(15)) + 0.2)

@@ -1,9 +1,23 @@
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from isic_siamese.classifier import Classifier
-from isic_siamese.measures import DERMATOLOGISTS, GRID, Answers, point_measures, resampled_measures
+from isic_siamese.measures import (
+    DERMATOLOGISTS,
+    GRID,
+    Answers,
+    answer,
+    point_measures,
+    rate_bases,
+    resampled_measures,
+)
+from isic_siamese.references import References
+from isic_siamese.votes import Votes
+from tests.test_votes import unit
 
 
 def some_answers(n: int = 80, seed: int = 0) -> Answers:
@@ -59,10 +73,41 @@ def test_operating_points_lie_on_the_curve_where_dermatologists_stand() -> None:
     assert {name.partition(".")[0] for name in points if "." in name} == set(DERMATOLOGISTS)
 
 
+def test_an_operating_point_that_is_just_good_enough_counts() -> None:
+    scores = np.array([0.5, 3.1, 3.2, 3.3, 1, 2, 3, 4, 5])  # four melanomas, then five benign images
+    answers = replace(some_answers(9), malignant=np.arange(9) < 4, scores=scores)
+    points = point_measures(answers)
+    assert points["brinker_2019.sensitivity"] == 0.75  # at the 60 % of 3 in 5
+    assert points["brinker_2019.specificity"] == pytest.approx(0.6)  # at 3 in 4, the first share of at least 74.1 %
+    assert points["haenssle_2018.specificity"] == 0  # 86.6 % are four in four
+
+
+def test_neighbours_are_as_many_as_are_shown_or_recall_asks_for() -> None:
+    rng = np.random.default_rng(0)
+    points = unit(rng, 12)
+    table = pd.DataFrame({"target": np.arange(12) % 2})
+    references = References(points, table, Votes(rng.normal(size=12), 0.0, 0.1))
+    for shown, expected in ((1, 5), (7, 7)):
+        found = answer(Classifier(1.0, 0.0, 0.5, 0.5, shown, 1), references, points, references.malignant)
+        assert found.nearest.shape == found.distances.shape == found.nearest_malignant.shape == (12, expected)
+        assert (found.nearest[:, 0] == np.arange(12)).all() and not found.unfamiliar.any()
+        assert (found.nearest_malignant[:, 0] == found.malignant).all()
+
+
 def test_a_predictive_value_of_nothing_flagged_is_left_out() -> None:
     answers = some_answers()
     silent = Answers(**{**answers.__dict__, "decisions": np.zeros(80, bool)})
     assert "ppv" not in point_measures(silent) and "npv" in point_measures(silent)
+    shrill = Answers(**{**answers.__dict__, "decisions": np.ones(80, bool)})
+    assert "npv" not in point_measures(shrill) and "ppv" in point_measures(shrill)
+
+
+def test_a_rate_is_the_share_of_its_base_that_was_answered_rightly() -> None:
+    answers = some_answers()
+    right = answers.decisions == answers.malignant
+    points = point_measures(answers)
+    for name, base in rate_bases(answers).items():
+        assert right[base].mean() == pytest.approx(points[name]), name
 
 
 def test_recall_is_the_share_that_finds_its_own_class_averaged_over_both() -> None:

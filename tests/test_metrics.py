@@ -100,8 +100,9 @@ def test_a_perfect_order_gets_every_area_in_full() -> None:
 
 
 def test_equal_scores_have_no_skill() -> None:
-    curve = sweep(np.zeros(4), np.array([True, False, False, False]), np.ones((1, 4)))
-    assert metrics.roc_auc(curve)[0] == 0.5
+    positive = np.array([True, False, False, False])
+    curve = sweep(np.zeros(4), positive, np.ones((1, 4)))
+    assert metrics.roc_auc(curve)[0] == metrics.rank_auc(np.zeros(4), positive)(np.ones((1, 4)))[0] == 0.5
     assert metrics.average_precision(curve)[0] == 0.25
     assert metrics.partial_auc(curve, 0.8)[0] == pytest.approx(0.02)  # of the triangle above the diagonal
 

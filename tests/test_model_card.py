@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,25 @@ def test_metrics_that_are_absent_say_what_to_run(tmp_path: Path, monkeypatch: py
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     with pytest.raises(DataError, match=r"metrics/split\.json: no such file; run 'dvc repro'"):
         documents()
+
+
+@pytest.mark.parametrize("release", ["demo", "isic2020"])
+def test_the_card_is_written_and_the_readme_too_where_the_release_is_the_demo(
+    release: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = (ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(re.sub(r"^release: \w+", f"release: {release}", params, flags=re.MULTILINE))
+    (tmp_path / "metrics").mkdir()
+    for name, numbers in some_numbers().items():
+        (tmp_path / f"metrics/{name}.json").write_text(json.dumps(numbers))
+    before = "On the demo: nothing.\n| demo (drawn) | - |\n"
+    (tmp_path / "README.md").write_text(before)
+    (tmp_path / "docs").mkdir()
+    model_card.main()
+    assert (tmp_path / "docs/model-card.md").read_text() == compose_card(release, 0.95, some_numbers())
+    after = update_readme(before, some_numbers()) if release == "demo" else before
+    assert (tmp_path / "README.md").read_text() == after
 
 
 def test_metrics_of_another_version_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,20 @@ def test_pooled_figures_are_the_mean_of_the_repeats_and_their_interval_holds_it(
     assert figures["counts"] == {"images": 300, "melanomas": n_melanoma, "patients": 150}
 
 
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_rates_are_those_of_the_decisions_and_a_gain_is_that_of_a_control_over_the_network(repeats: int) -> None:
+    answers = some_answers(repeats)
+    figures: dict[str, Any] = pooled_figures(answers, EVALUATE, seed=0)
+    hits = answers.query("target == 1").groupby("repeat")["decision"].mean().mean()
+    alarms = answers.query("target == 0").groupby("repeat")["decision"].mean().mean()
+    assert (figures["sensitivity"]["value"], figures["specificity"]["value"]) == pytest.approx((hits, 1 - alarms))
+    assert figures["balanced_accuracy"]["value"] == pytest.approx((hits + 1 - alarms) / 2)
+    assert list(figures["roc_auc_by_repeat"]) == [str(number) for number in range(1, repeats + 1)]
+    gain = figures["mean_colour_less_network_roc_auc"]
+    assert gain["value"] == pytest.approx(figures["mean_colour_roc_auc"]["value"] - figures["roc_auc"]["value"])
+    assert gain["high"] - gain["value"] == pytest.approx(gain["value"] - gain["low"])
+
+
 def test_the_pooled_curve_is_the_mean_of_those_of_the_repeats() -> None:
     answers = some_answers()
     curve = pooled_curve(answers, "probability")(np.ones((1, 300)))["sensitivity"][0]

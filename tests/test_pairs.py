@@ -125,3 +125,11 @@ def test_a_wrong_pair_index_is_refused(tmp_path: Path, content: str | None, mess
         path.write_text(content)
     with pytest.raises(DataError, match=message):
         read_pairs(path)
+
+
+def test_a_pair_index_is_counted_by_its_pairs_images_and_views() -> None:
+    columns = ["block", "left", "right", "left_view", "right_view", "same"]
+    rows = [[0, 0, 1, 0, 1, 1], [0, 1, 0, 1, 0, 1], [0, 2, 3, 0, 0, 1], [0, 0, 2, 0, 0, 0], [1, 1, 3, 2, 0, 0]]
+    counts = count_pairs(pd.DataFrame(rows, columns=columns), np.array([True, True, False, False]))
+    kinds = {"same_melanoma": 2, "same_benign": 1, "different": 2}
+    assert counts == {"pairs": 5, **kinds, "images": 4, "views": 5, "oversampled_views": 2}

@@ -1,12 +1,14 @@
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from isic_siamese import votes
 from isic_siamese.arrays import Embeddings
-from isic_siamese.references import References
+from isic_siamese.references import References, pick_references, read_references, write_references
 from isic_siamese.votes import Votes
-from tests.test_votes import unit
+from tests.test_votes import clusters, unit
 
 
 def of(embeddings: Embeddings) -> References:
@@ -27,3 +29,35 @@ def test_nearest_references_equal_a_full_sort(chunk: int, monkeypatch: pytest.Mo
 def test_asking_for_more_neighbours_than_references_gives_all_of_them() -> None:
     points = unit(np.random.default_rng(0), 3)
     assert of(points).nearest(points, 5)[0].shape == (3, 3)
+
+
+def test_an_image_is_at_no_distance_from_itself_and_at_two_from_its_opposite() -> None:
+    points = unit(np.random.default_rng(0), 200)  # of which rounding puts some cosines above 1
+    for image, point in zip(points, points, strict=True):
+        nearest, distances = of(np.stack([-point, point])).nearest(image[None], 2)
+        assert nearest.tolist() == [[1, 0]]
+        np.testing.assert_allclose(distances, [[0, 2]], atol=1e-3)
+
+
+def picked() -> tuple[Embeddings, References]:
+    """Embeddings, and as references those at the odd rows, with names and diagnoses that look like missing values."""
+    embeddings, malignant = clusters(40)
+    names = {"row": range(40), "image_name": "NA", "diagnosis": "", "target": malignant.astype(int)}
+    return embeddings, pick_references(pd.DataFrame(names), embeddings, np.arange(1, 40, 2), 0.2, 0.5)
+
+
+def test_references_vote_for_their_own_class() -> None:
+    embeddings, references = picked()
+    malignant = clusters(40)[1][1::2]
+    np.testing.assert_array_equal(references.malignant, malignant)
+    expected = votes.vote_scores(embeddings, embeddings[1::2], malignant, 0.2, 0.5)
+    np.testing.assert_array_equal(references.scores(embeddings), expected)
+
+
+def test_references_read_back_as_they_were_written(tmp_path: Path) -> None:
+    embeddings, references = picked()
+    write_references(tmp_path, embeddings, references, "a1")
+    again = read_references(tmp_path, "a1")
+    pd.testing.assert_frame_equal(again.table, references.table)
+    np.testing.assert_array_equal(again.embeddings, references.embeddings)
+    np.testing.assert_array_equal(again.scores(embeddings), references.scores(embeddings))

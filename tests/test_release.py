@@ -136,12 +136,17 @@ def test_all_problems_are_in_one_message_and_the_first_few_named(tmp_path: Path)
     ]
 
 
+def test_as_many_names_as_are_shown_are_not_counted() -> None:
+    assert release.some(["a", "b", "c"]) == "a, b, c"
+    assert release.some(["a", "b", "c", "d"]) == "a, b, c and 1 more"
+
+
 def test_an_absent_table_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"Duplicates\.csv: no such file; run 'dvc repro download'"):
         release.read_duplicates(tmp_path / release.DUPLICATES_CSV)
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe", b'"', b"PK\x03\x04\0", b"<html>\n"], ids=repr)
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b'"', b"PK\x03\x04\0", b"<html>\n"], ids=repr)
 def test_what_is_no_table_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / release.TRUTH_CSV
     path.write_bytes(content)

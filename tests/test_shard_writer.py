@@ -145,6 +145,20 @@ def test_shards_that_were_good_are_not_written_again_once_the_bad_image_is_mende
     assert digests(tmp_path / "train") == digests(tmp_path / "clean/train")
 
 
+@pytest.mark.parametrize("lost", ["*.npy", "*.csv"])
+def test_a_shard_of_which_one_file_is_lost_is_written_again(
+    tmp_path: Path, members: dict[str, bytes], lost: str
+) -> None:
+    source = write_zip(tmp_path / "images.zip", members | {list(members)[-1]: b"no JPEG"})
+    with pytest.raises(DataError):
+        write_shards([image_set(tmp_path, source)], tmp_path / "work", params())
+    min((tmp_path / "work/train").rglob(lost)).unlink()
+    write_zip(source, members)
+    [sizes] = write_shards([image_set(tmp_path, source)], tmp_path / "work", params())
+    assert sizes["width"].tolist() == [200 + number for number in range(23)]
+    assert len(Shards(tmp_path / "train")) == 23
+
+
 @pytest.mark.parametrize("change", [{"fit": "crop"}, {"image_px": 48}, {"images_per_shard": 5}, {}])
 def test_what_an_interrupted_run_left_is_not_used_for_other_parameters_or_images(
     tmp_path: Path, members: dict[str, bytes], change: dict[str, object]

@@ -98,7 +98,7 @@ def test_an_image_without_a_patient_and_shares_of_more_than_all_are_refused() ->
             split_patients(table, fractions, np.random.default_rng(0))
 
 
-@pytest.mark.parametrize("with_melanoma", [5, 55])
+@pytest.mark.parametrize("with_melanoma", [0, 5, 55, 60])
 def test_a_release_without_enough_patients_of_a_class_is_refused_as_such(with_melanoma: int) -> None:
     with pytest.raises(DataError) as refusal:
         split_patients(release_like(0, 60, with_melanoma), FRACTIONS, np.random.default_rng(0))
@@ -170,3 +170,14 @@ def test_the_stage_keeps_patients_of_one_picture_together(tmp_path: Path, monkey
     split.main()
     after = read_splits(tmp_path / "data/splits.csv").set_index("patient_id")["split"]
     assert after[first] == after[last] and set(after) == {"train", "val", "test"}
+
+
+def test_six_patients_of_each_class_are_enough_and_those_who_share_a_picture_stay_one_split() -> None:
+    targets = [1] * 6 + [0] * 6
+    index = pd.DataFrame({"row": range(12), "patient_id": [f"IP_{row:02}" for row in range(12)], "target": targets})
+    thirds = dict.fromkeys(FRACTIONS, 1 / 3)
+    counts = count_splits(index, split_patients(index, thirds, np.random.default_rng(0)))
+    assert [(part["patients_with_melanoma"], part["patients"]) for part in counts.values()] == [(2, 4)] * 3
+    shared = [(6, row) for row in range(7, 12)]  # all six without melanoma
+    with pytest.raises(DataError, match=r"wanted at least 2 .*, got \d and 0; use .* \(those who share a picture"):
+        split_patients(index, thirds, np.random.default_rng(0), shared)

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from isic_siamese.embedding import embed_rows
-from isic_siamese.encoder import SiameseEncoder
+from isic_siamese.encoder import BUNDLED_ENCODER, SiameseEncoder
 from isic_siamese.errors import DataError, TrainingError
-from isic_siamese.losses import contrastive_loss
+from isic_siamese.losses import contrastive_loss, supervised_contrastive_loss, triplet_loss
 from isic_siamese.shards import Shards
 from isic_siamese.trainer import learning_rate_factor
 from isic_siamese.training_data import TrainingData
@@ -171,6 +171,28 @@ def test_every_loss_goes_down_on_a_step_that_is_repeated(data: TrainingData, los
     run = make_trainer(data, loss=loss, warmup_epochs=0.0)
     losses = [run.run_step(0, 0).item() for _ in range(8)]
     assert losses[-1] < losses[0]
+
+
+def test_a_loss_over_all_views_is_the_one_that_is_named(data: TrainingData) -> None:
+    step = make_trainer(data).steps[0]
+    embeddings = torch.nn.functional.normalize(torch.randn(len(step.rows), 8), dim=1)
+    losses = [make_trainer(data, loss=name).loss(embeddings, step) for name in ("triplet", "supervised_contrastive")]
+    assert losses[0] == triplet_loss(embeddings, step.malignant, 1.0)
+    assert losses[1] == supervised_contrastive_loss(embeddings, step.malignant)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "weights", "share"), [("test_efficientnet", "none", 1), (BUNDLED_ENCODER, "imagenet", 0.1)]
+)
+def test_every_weight_learns_and_pretrained_ones_at_a_tenth_of_the_rate(
+    data: TrainingData, encoder: str, weights: str, share: float
+) -> None:
+    run = make_trainer(data, encoder=encoder, weights=weights, stages=2, learning_rate=0.002, warmup_epochs=1.5)
+    rates = {weight: group["initial_lr"] for group in run.optimizer.param_groups for weight in group["params"]}
+    assert {rates[weight] for weight in run.encoder.backbone.parameters()} == {0.002 * share}
+    assert {rates[weight] for part in (run.encoder.head, run.to_logit) for weight in part.parameters()} == {0.002}
+    factors = [run.schedule.lr_lambdas[0](step) for step in range(4 * len(run.steps))]
+    assert factors.index(1) + 1 == round(1.5 * len(run.steps))
 
 
 def test_cross_entropy_is_added_to_a_loss_over_pairs_by_its_weight_and_to_itself_never(data: TrainingData) -> None:

@@ -43,6 +43,14 @@ def test_a_release_with_the_older_ground_truth_is_counted(folder: Path) -> None:
     assert verify(folder) == COUNTS
 
 
+def test_of_two_ground_truths_the_newer_one_is_read(folder: Path) -> None:
+    newer = (folder / release.TRUTH_CSV).read_bytes()
+    write_truth_v1(folder)
+    (folder / release.TRUTH_V1_CSV).write_text("damaged")
+    (folder / release.TRUTH_CSV).write_bytes(newer)
+    assert verify(folder) == COUNTS
+
+
 def test_absent_files_are_all_named_with_what_does_instead(folder: Path) -> None:
     for name in (release.TRUTH_CSV, release.TEST_CSV):
         (folder / name).unlink()
@@ -115,6 +123,12 @@ def test_the_official_release_has_known_counts(folder: Path) -> None:
     ]
 
 
+def test_the_older_ground_truth_is_held_to_the_official_counts_alone(folder: Path) -> None:
+    write_truth_v1(folder)
+    message = refusal_of(folder, official=True)
+    assert "train: 4 images, expected 33,126" in message and "GroundTruth" not in message
+
+
 def corrupt(path: Path) -> None:
     """Change one byte of the last image, and nothing that a directory tells."""
     data = bytearray(path.read_bytes())
@@ -145,6 +159,7 @@ def test_touched_but_equal_bytes_are_hashed_and_not_read_again(folder: Path, cap
 
 def test_a_whole_but_different_zip_is_mentioned(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     verify(folder)
+    assert caplog.text == ""
     with zipfile.ZipFile(folder / release.TRAIN_ZIP, "a") as archive:
         archive.writestr("another note.txt", "")
     with caplog.at_level(logging.WARNING):
@@ -170,6 +185,14 @@ def test_a_copy_has_a_twin_only_while_the_original_is_there(folder: Path, tmp_pa
     copy.write_bytes(original.read_bytes())
     assert not has_verified_twin(copy, record)
     os.utime(copy, ns=(0, original.stat().st_mtime_ns))
+    assert has_verified_twin(copy, record)
+    with zipfile.ZipFile(original, "a") as archive:
+        archive.writestr("another note.txt", "")
+    assert not has_verified_twin(copy, record)
+    copy.write_bytes(original.read_bytes())
+    os.utime(copy, ns=(0, original.stat().st_mtime_ns))
+    assert not has_verified_twin(copy, record)  # of bytes that were never verified
+    verify(folder)
     assert has_verified_twin(copy, record)
     original.unlink()
     assert not has_verified_twin(copy, record)

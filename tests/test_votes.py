@@ -132,7 +132,7 @@ def test_learning_takes_few_threads_and_gives_back_the_others(
 
 def test_references_of_one_class_and_missing_labels_are_refused() -> None:
     points = unit(np.random.default_rng(0), 3)
-    for labels in (np.zeros(3, bool), np.array([True, False])):
+    for labels in (np.zeros(3, bool), np.ones(3, bool), np.array([True, False])):
         with pytest.raises(ValueError, match="both classes"):
             fit_votes(points, labels, 0.1, 0.1)
 
@@ -149,3 +149,12 @@ def test_votes_read_back_as_they_were_written(tmp_path: Path) -> None:
     again = read_votes(tmp_path)
     np.testing.assert_array_equal(again.weights, learned.weights)
     assert (again.intercept, again.temperature) == (learned.intercept, learned.temperature)
+
+
+def test_images_are_cut_into_parts_whose_distances_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(votes, "CHUNK", 40)
+    rng = np.random.default_rng(0)
+    images, references = unit(rng, 7), unit(rng, 20)
+    parts = votes.in_chunks(images, references)
+    assert max(len(part) * len(references) for part in parts) == 40
+    np.testing.assert_array_equal(np.concatenate(parts), images)

@@ -177,6 +177,13 @@ def test_overlapping_members_are_refused(path: Path) -> None:
         check(path)
 
 
+def test_a_directory_may_list_the_members_in_any_order(path: Path) -> None:
+    with ZipFile(path, "a") as archive:
+        archive.writestr("note.txt", "the last one")
+        archive.filelist.reverse()
+    check(path)
+
+
 @pytest.mark.parametrize("keep", [0, 10, -10, -200])
 def test_a_truncated_zip_is_refused(path: Path, keep: int) -> None:
     path.write_bytes(path.read_bytes()[:keep])
