@@ -165,6 +165,8 @@ def test_the_orientation_is_read_after_a_segment_of_the_same_kind_that_is_no_exi
     xmp = b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta/>"
     turned = jpeg[:2] + b"\xff\xe1" + struct.pack(">H", 2 + len(xmp)) + xmp + jpeg[2:]
     np.testing.assert_array_equal(decode_image(turned, 64), decode_image(jpeg, 64))
+    filled = jpeg[:2] + b"\xff\xff" + jpeg[2:]  # T.81, B.1.1.2
+    np.testing.assert_array_equal(decode_image(filled, 64), decode_image(jpeg, 64))
 
 
 @pytest.mark.parametrize("exif", [b"", b"garbage garbage", b"MM\0*\0\0\0\x08\xff\xff", b"II*\0\xff\xff\xff\xff"])

@@ -193,6 +193,9 @@ def _read_orientation(jpeg: Jpeg) -> int:
     """
     at = 2
     while at + 10 < len(jpeg) and jpeg[at] == 0xFF and jpeg[at + 1] != START_OF_SCAN:
+        if jpeg[at + 1] == 0xFF:  # any number of them may lead a marker
+            at += 1
+            continue
         end = at + 2 + int.from_bytes(jpeg[at + 2 : at + 4])
         if jpeg[at + 1] == APP1 and jpeg[at + 4 : at + 10] == b"Exif\0\0":
             return _find_orientation(bytes(jpeg[at + 10 : end]))

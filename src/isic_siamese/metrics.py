@@ -136,8 +136,9 @@ def sensitivity_at(curve: Curve, specificity: float) -> Floats:
     """Highest sensitivity of a threshold that spares at least this share of the negatives, `(B,)`."""
     spared = curve.alarms[:, -1:] - curve.alarms
     too_few = spared < specificity * curve.alarms[:, -1:] - SMALL
-    # Flagging none spares all, so there is always a last threshold that is good enough, just before the first too low.
-    last = np.where(too_few.any(axis=1), too_few.argmax(axis=1), too_few.shape[1]) - 1
+    # Flagging none spares all, so there is a last threshold that is good enough: the one before the first too low, and
+    # where there is none, at -1, the last of all.
+    last = too_few.argmax(axis=1) - 1
     return np.take_along_axis(curve.sensitivity, last[:, None], axis=1)[:, 0]
 
 
