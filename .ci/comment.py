@@ -17,6 +17,7 @@ from typing import Any
 MARK = "<!-- review -->"
 AUTHOR = "github-actions[bot]"
 LIMIT = 65_000  # GitHub refuses more than 65,536 characters
+NONE = "The review could not be composed: the log of `checks` says why."
 
 
 def call(method: str, path: str, body: str | None = None) -> Any:
@@ -55,7 +56,11 @@ def main() -> None:
     if number is None:
         sys.stderr.write("The branch has moved on or its pull request is closed: nothing to comment on.\n")
         return
-    body = f"{MARK}\n{Path(sys.argv[1]).read_text(encoding='utf-8', errors='replace')}"[:LIMIT]
+    path = Path(sys.argv[1])
+    text = path.read_text(encoding="utf-8", errors="replace").strip() if path.exists() else ""
+    # Whoever opens a pull request decides what its code says of it.
+    source = f"<sub>Composed by the code of this branch, at {os.environ['SHA']}.</sub>"
+    body = f"{MARK}\n{(text or NONE)[:LIMIT]}\n\n{source}\n"
     comment = find_comment(number)
     if comment is None:
         call("POST", f"issues/{number}/comments", body)

@@ -103,9 +103,10 @@ def github() -> Iterator[ThreadingHTTPServer]:
         server.shutdown()
 
 
-def comment(server: ThreadingHTTPServer, folder: Path, text: str, sha: str = "abc") -> str:
+def comment(server: ThreadingHTTPServer, folder: Path, text: str | None, sha: str = "abc") -> str:
     review = folder / "review.md"
-    review.write_text(text)
+    if text is not None:
+        review.write_text(text)
     environment = {
         "GITHUB_API_URL": f"http://127.0.0.1:{server.server_port}",
         "GITHUB_REPOSITORY": "owner/name",
@@ -124,7 +125,16 @@ def test_a_comment_is_posted_once_and_then_updated(github: ThreadingHTTPServer, 
     assert comment(github, tmp_path, "second" * 20_000) == "Updated the comment on #7.\n"
     assert GitHub.comments[:-1] == before
     assert GitHub.comments[-1]["body"].startswith("<!-- review -->\nsecond")
-    assert len(GitHub.comments[-1]["body"]) == 65_000
+    assert 65_000 < len(GitHub.comments[-1]["body"]) < 65_536
+    assert GitHub.comments[-1]["body"].endswith("\n<sub>Composed by the code of this branch, at abc.</sub>\n")
+
+
+@pytest.mark.parametrize("text", ["", "\n", None])
+def test_a_review_that_could_not_be_composed_is_no_empty_comment(
+    github: ThreadingHTTPServer, tmp_path: Path, text: str | None
+) -> None:
+    comment(github, tmp_path, text)
+    assert "The review could not be composed: the log of `checks` says why." in GitHub.comments[-1]["body"]
 
 
 def test_a_branch_that_moved_on_gets_no_comment(github: ThreadingHTTPServer, tmp_path: Path) -> None:

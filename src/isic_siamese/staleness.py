@@ -14,8 +14,12 @@ from ruamel.yaml.error import YAMLError
 
 from isic_siamese.errors import DataError
 
-# A definition, and what makes its lock anew. The second runs on demand, so it may have no lock yet.
-PIPELINES = {"dvc.yaml": "dvc repro", "stages/dvc.yaml": "dvc repro stages/dvc.yaml"}
+# A definition, and what makes its lock anew. The second runs on demand, so it may have no lock.
+PIPELINES = {
+    "dvc.yaml": "run 'dvc repro' (without raw files: --allow-missing) and commit dvc.lock and metrics/",
+    "stages/dvc.yaml": "run 'dvc repro stages/dvc.yaml' and commit stages/dvc.lock and metrics/; or 'git rm' that lock "
+    "with metrics/crossvalidate.json and its plot, to keep no cross-validation that later changes would have to repeat",
+}
 
 Stages = Mapping[str, Mapping[str, Any]]
 
@@ -28,9 +32,8 @@ def stale_locks(root: Path) -> list[str]:
     """
     tracked = set(_tracked(root))
     sentences = []
-    for definition, command in PIPELINES.items():
+    for definition, then in PIPELINES.items():
         lock = definition.replace(".yaml", ".lock")
-        then = f"run '{command}' and commit {lock} and metrics/"
         if (root / lock).exists():
             stages, locked = _stages(root / definition), _stages(root / lock)
             reasons = {name: list(_reasons(root, stage, locked.get(name), tracked)) for name, stage in stages.items()}
