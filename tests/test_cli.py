@@ -232,7 +232,7 @@ def test_a_folder_stands_for_its_jpegs_and_a_table_has_a_row_for_each(
     plain = capsys.readouterr().out
     assert [line.partition(": ")[0] for line in plain.splitlines() if "probability" in line] == [*map(str, files)]
     cli.main(["predict", str(folder), "--csv", str(tmp_path / "answers.csv")])
-    assert capsys.readouterr().out == f"3 answers: {tmp_path}/answers.csv\n{cli.NOTE}\n"
+    assert capsys.readouterr().out == f"answers in {tmp_path}/answers.csv: 3\n{cli.NOTE}\n"
     table = pd.read_csv(tmp_path / "answers.csv")
     assert table["path"].tolist() == [*map(str, files)]
     answers = read_predictor().answer_jpegs([path.read_bytes() for path in files])

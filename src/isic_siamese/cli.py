@@ -78,7 +78,7 @@ def predict_files(
         _draw(picture, data, lesions, predictor.classifier.threshold)
     if table:
         write_csv(table, _tabulate(lesions))
-        yield f"{len(lesions):,} answers: {_printable(str(table))}"
+        yield f"answers in {_printable(str(table))}: {len(lesions):,}"
     else:
         for path, answer in lesions:
             yield from _tell(path, answer, predictor)
