@@ -26,7 +26,8 @@ def commands(text: str) -> list[tuple[str, str]]:
 
 def run(command: str, folder: Path) -> str:
     """Run `command` in a shell, wait for what it started in the background, and return its standard output."""
-    environment = os.environ | ENVIRONMENT | {"MPLBACKEND": "agg"}
+    # MAKELEVEL: within 'make test' a make would tell which folder it enters.
+    environment = os.environ | ENVIRONMENT | {"MPLBACKEND": "agg", "MAKELEVEL": "0", "MAKEFLAGS": ""}
     done = subprocess.run(
         ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
