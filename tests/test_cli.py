@@ -86,8 +86,8 @@ def test_the_command_draws_each_lesion_beside_its_nearest_references(
 @pytest.mark.parametrize(
     ("name", "n_lesions", "message"),
     [
-        ("answers.jpg", 1, "a PNG is drawn; give it a name that ends in .png"),
-        (".", 1, "that is a folder; give the name of a PNG in it"),
+        ("answers.jpg", 1, "answers.jpg: give it a name that ends in .png"),
+        (".", 1, "that is a folder; give the name of a .png file in it"),
         ("a.png", 21, "at most 20 lesions fit"),
         ("lesion.jpg/a.png", 1, "lesion.jpg/a.png: File exists; give another path"),
     ],
@@ -142,6 +142,12 @@ def test_a_file_that_cannot_be_read_is_named_and_nothing_is_answered(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert f"error: {bad}" in captured.err and message in captured.err
+
+
+@pytest.mark.usefixtures("here")
+def test_a_name_that_is_too_long_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="File name too long; give JPEG files that can be read"):
+        list(cli.predict_files([tmp_path / f"{'a' * 260}.jpg"]))
 
 
 @pytest.mark.usefixtures("here")
@@ -237,7 +243,7 @@ def test_a_folder_stands_for_its_jpegs_and_a_table_has_a_row_for_each(
     assert table["path"].tolist() == [*map(str, files)]
     answers = read_predictor().answer_jpegs([path.read_bytes() for path in files])
     for row, answer in zip(table.itertuples(), answers, strict=True):
-        assert f"{row.path}: " in plain and f"probability of melanoma {row.probability:.4f} " in plain
+        assert f"{row.path}: " in plain and f"probability of melanoma {answer.probability:.4f} " in plain
         first = answer.nearest.iloc[0]
         assert (row.decision, row.unfamiliar) == (answer.malignant, answer.unfamiliar)
         assert (row.nearest, row.nearest_target) == (first["image_name"], first["target"])
@@ -247,12 +253,39 @@ def test_a_folder_stands_for_its_jpegs_and_a_table_has_a_row_for_each(
 
 
 @pytest.mark.usefixtures("here")
-def test_all_files_that_cannot_be_read_are_named_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("problem", ["not a JPEG", "No such file or directory"])
+def test_all_files_that_cannot_be_read_are_named_at_once(tmp_path: Path, problem: str) -> None:
     jpeg(tmp_path / "b.jpg", 90)
+    (tmp_path / "folder.jpg").mkdir()
     for name in ("a.jpg", "c.jpg"):
-        (tmp_path / name).write_bytes(b"not a picture")
+        if problem == "not a JPEG":
+            (tmp_path / name).write_bytes(b"not a picture")
+        else:
+            (tmp_path / name).symlink_to("nowhere")
     with pytest.raises(DataError) as refusal:
         list(cli.predict_files([tmp_path]))
     first, second = str(refusal.value).splitlines()
-    assert first.startswith(f"{tmp_path}/a.jpg: not a JPEG") and f"{tmp_path}/c.jpg: not a JPEG" in second
+    assert first.startswith(f"{tmp_path}/a.jpg: {problem}") and f"{tmp_path}/c.jpg: {problem}" in second
     assert second.endswith("give JPEG files that can be read")
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (".", "that is a folder; give the name of a .csv file in it"),
+        ("lesion.jpg", "lesion.jpg: give it a name that ends in .csv"),
+        ("lesion.jpg/a.csv", "lesion.jpg/a.csv: File exists; give another path"),
+        (f"{'a' * 260}.csv", "File name too long; give another path"),
+    ],
+)
+def test_a_table_that_cannot_be_written_is_told_and_no_photograph_is_overwritten(
+    name: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lesion = jpeg(tmp_path / "lesion.jpg", 60)
+    before = lesion.read_bytes()
+    with pytest.raises(SystemExit, match="1"):
+        cli.main(["predict", "--csv", str(tmp_path / name), str(lesion)])
+    captured = capsys.readouterr()
+    assert captured.out == "" and "--csv " in captured.err and message in captured.err
+    assert lesion.read_bytes() == before

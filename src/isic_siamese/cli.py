@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -63,13 +64,16 @@ def predict_files(
         table: a CSV that gets a row for each image; then no answers are yielded.
 
     Raises:
-        DataError: a file is absent or is no JPEG, or there is no model yet, or no such picture can be drawn; then
+        DataError: a file is absent or is no JPEG, or there is no model yet, or no such picture or table can be; then
             nothing is answered.
     """
-    paths = [file for path in paths for file in (_list_folder(path) if path.is_dir() else [path])]
-    _check_picture(picture, len(paths))
-    for path in paths:
-        _check_readable(path)  # before the model is read
+    paths = [file for path in paths for file in (_list_folder(path) if _is_folder(path) else [path])]
+    _check_output("--csv", table, ".csv")
+    _check_output("--picture", picture, ".png")
+    if picture and len(paths) > MOST_DRAWN:
+        most = f"at most {MOST_DRAWN} lesions fit on one, got {len(paths)}; draw fewer at once"
+        raise DataError(f"--picture {picture}: {most}")
+    _check_readable(paths)  # before the model is read
     predictor = read_predictor(data)
     images = _read_images(paths, predictor)
     answers = predictor.answer(images, "answer" if len(images) >= MANY else None)
@@ -77,7 +81,8 @@ def predict_files(
     if picture:
         _draw(picture, data, lesions, predictor.classifier.threshold)
     if table:
-        write_csv(table, _tabulate(lesions))
+        with _writing("--csv", table):
+            write_csv(table, _tabulate(lesions))
         yield f"answers in {_printable(str(table))}: {len(lesions):,}"
     else:
         for path, answer in lesions:
@@ -128,15 +133,19 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _check_picture(path: Path | None, n_lesions: int) -> None:
-    if path and path.is_dir():
-        raise DataError(f"--picture {path}: that is a folder; give the name of a PNG in it")
-    if path and path.suffix.lower() != ".png":
-        raise DataError(f"--picture {path}: a PNG is drawn; give it a name that ends in .png")
-    if path and n_lesions > MOST_DRAWN:
-        raise DataError(
-            f"--picture {path}: at most {MOST_DRAWN} lesions fit on one, got {n_lesions}; draw fewer at once"
-        )
+def _check_output(option: str, path: Path | None, suffix: str) -> None:
+    if path and _is_folder(path):
+        raise DataError(f"{option} {path}: that is a folder; give the name of a {suffix} file in it")
+    if path and path.suffix.lower() != suffix:  # else an option before the images would overwrite the first of them
+        raise DataError(f"{option} {path}: give it a name that ends in {suffix}")
+
+
+@contextmanager
+def _writing(option: str, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{option} {path}: {error.strerror}; give another path, or mend that") from None
 
 
 def _draw(picture: Path, data: Path, lesions: Sequence[tuple[Path, Answer]], threshold: float) -> None:
@@ -152,15 +161,21 @@ def _draw(picture: Path, data: Path, lesions: Sequence[tuple[Path, Answer]], thr
         text = f"{_printable(path.stem)[:18]}\n{'unlike any reference' if answer.unfamiliar else said}"
         lines.append([Tile(answer.image, text, None), *reference_tiles(answer.nearest, shards)])
     title = "The lesion and the references it is most like, at the distance d; outlined as they were found"
-    try:
+    with _writing("--picture", picture):
         write_sheet(picture, title, lines)
-    except OSError as error:
-        raise DataError(f"--picture {picture}: {error.strerror}; give another path, or mend that") from None
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # such as a name that is too long, which is told where the file is opened
+        return False
 
 
 def _list_folder(folder: Path) -> list[Path]:
     """Return the JPEGs of a folder, by name, but not those of its folders, nor hidden ones."""
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
+    files = (path for path in folder.iterdir() if path.name[0] != "." and not path.is_dir())
+    found = sorted(path for path in files if path.suffix.lower() in SUFFIXES)
     if not found:
         raise DataError(
             f"{folder}: no {' or '.join(SUFFIXES)} in that folder; give the path of a JPEG file, or of a folder of such"
@@ -168,13 +183,20 @@ def _list_folder(folder: Path) -> list[Path]:
     return found
 
 
-def _check_readable(path: Path) -> None:
-    if path.is_fifo():
-        return  # to open and close it would end whoever writes into it
-    try:
-        path.open("rb").close()
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}; give the path of a JPEG file") from None
+def _check_readable(paths: Sequence[Path]) -> None:
+    problems = []
+    for path in paths:
+        try:
+            if not path.is_fifo():  # to open and close it would end whoever writes into it
+                path.open("rb").close()
+        except OSError as error:
+            problems.append(f"{path}: {error.strerror}")
+    _refuse(problems)
+
+
+def _refuse(problems: Sequence[str]) -> None:
+    if problems:
+        raise DataError("\n       ".join(problems) + "; give JPEG files that can be read")
 
 
 def _read_images(paths: Sequence[Path], predictor: Predictor) -> list[Images]:
@@ -184,8 +206,7 @@ def _read_images(paths: Sequence[Path], predictor: Predictor) -> list[Images]:
             images.append(predictor.decode(path.read_bytes()))
         except DataError as error:
             problems.append(f"{path}: {error}")
-    if problems:
-        raise DataError("\n       ".join(problems) + "; give JPEG files that can be read")
+    _refuse(problems)
     return images
 
 

@@ -21,7 +21,7 @@ from isic_siamese.shards_params import Fit
 DATA = Path("data")
 MODELS, EVALUATION = "models", "evaluation"  # in it
 
-Images = npt.NDArray[np.uint8]  # RGB (N, S, S, 3)
+Images = npt.NDArray[np.uint8]  # RGB (N, S, S, 3), or one of them, (S, S, 3)
 
 
 @dataclass(frozen=True)
