@@ -31,6 +31,8 @@ repro: setup ## rebuild whatever is stale, from data to metrics
 MADE := params.yaml '*dvc.lock' metrics
 restore: ## go back to the committed parameters, figures and models; code stays as it is
 	@git ls-files -z -- $(MADE) | xargs -0 touch -c
+	@git reset --quiet HEAD -- $(MADE)
+	@git clean --quiet --force -d -- $(MADE)
 	@git checkout --quiet HEAD -- $(MADE)
 	@dvc checkout
 

@@ -44,13 +44,22 @@ def test_restoring_goes_back_to_what_is_committed_after_a_run_and_after_one_that
     clone = Repository(checkout.folder).clone(tmp_path / "clone")
     clone.dvc("config", "--local", "cache.dir", str(checkout.folder / ".dvc/cache"))
     clone.dvc("checkout")
-    run("dvc exp run --allow-missing -S margin=1.7 && ! dvc exp run --allow-missing -S split.train=5", clone.folder)
-    assert json.loads((clone.folder / "data/models/model.json").read_text())["margin"] == 1.7
-    run("make restore", clone.folder)
-    for name in clone.git("ls-files", "params.yaml", "dvc.lock", "metrics").splitlines():
-        assert (clone.folder / name).read_text("latin-1") == (checkout.folder / name).read_text("latin-1"), name
-    assert json.loads((clone.folder / "data/models/model.json").read_text())["margin"] == 1.0
-    assert clone.git("status", "--short") == ""
+    committed = clone.git("ls-files", "params.yaml", "dvc.lock", "metrics").splitlines()
+    new = [clone.folder / name for name in ("stages/dvc.lock", "metrics/crossvalidate.json")]
+    for change in (
+        "dvc exp run --allow-missing -S margin=1.7 && ! dvc exp run --allow-missing -S split.train=5",
+        "sed -i 's/^margin: .*/margin: 1.7/' params.yaml && dvc repro --allow-missing",  # which stages dvc.lock
+    ):
+        run(change, clone.folder)
+        assert json.loads((clone.folder / "data/models/model.json").read_text())["margin"] == 1.7
+        for path in new:  # as a cross-validation leaves them
+            path.write_text("{}")
+        clone.git("add", "stages/dvc.lock")
+        run("make restore", clone.folder)
+        for name in committed:
+            assert (clone.folder / name).read_text("latin-1") == (checkout.folder / name).read_text("latin-1"), name
+        assert json.loads((clone.folder / "data/models/model.json").read_text())["margin"] == 1.0
+        assert clone.git("status", "--short") == "" and not any(path.exists() for path in new)
 
 
 def test_the_walk_through_does_what_it_shows_and_never_touches_the_release(checkout: Checkout, tmp_path: Path) -> None:

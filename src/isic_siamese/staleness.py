@@ -76,7 +76,8 @@ def _reasons(
     for path, md5 in (hashes["deps"] | hashes["outs"]).items():
         if path in tracked and _md5(root / path) != md5:
             yield path
-    yield from (f"{path} is not in git" for path in _results(stage, "metrics", "plots") if path not in tracked)
+    figures = [*_results(stage, "metrics", "plots"), *(x for x in _results(stage, "outs") if x.startswith("metrics/"))]
+    yield from (f"{path} is not in git" for path in figures if path not in tracked)
     yield from _changed_params(root, stage, locked)
 
 
