@@ -58,9 +58,9 @@ def main() -> None:
         return
     path = Path(sys.argv[1])
     text = path.read_text(encoding="utf-8", errors="replace").strip() if path.exists() else ""
-    # Whoever opens a pull request decides what its code says of it.
+    # First, where nothing can hide it: whoever opens a pull request decides what its code says of it.
     source = f"<sub>Composed by the code of this branch, at {os.environ['SHA']}.</sub>"
-    body = f"{MARK}\n{(text or NONE)[:LIMIT]}\n\n{source}\n"
+    body = f"{MARK}\n{source}\n\n{(text or NONE)[:LIMIT]}\n"
     comment = find_comment(number)
     if comment is None:
         call("POST", f"issues/{number}/comments", body)

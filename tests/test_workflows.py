@@ -124,9 +124,9 @@ def test_a_comment_is_posted_once_and_then_updated(github: ThreadingHTTPServer, 
     assert comment(github, tmp_path, "first") == "Posted the comment on #7.\n"
     assert comment(github, tmp_path, "second" * 20_000) == "Updated the comment on #7.\n"
     assert GitHub.comments[:-1] == before
-    assert GitHub.comments[-1]["body"].startswith("<!-- review -->\nsecond")
+    source = "<sub>Composed by the code of this branch, at abc.</sub>"
+    assert GitHub.comments[-1]["body"].startswith(f"<!-- review -->\n{source}\n\nsecond")
     assert 65_000 < len(GitHub.comments[-1]["body"]) < 65_536
-    assert GitHub.comments[-1]["body"].endswith("\n<sub>Composed by the code of this branch, at abc.</sub>\n")
 
 
 @pytest.mark.parametrize("text", ["", "\n", None])
