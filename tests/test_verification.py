@@ -62,6 +62,21 @@ def test_absent_files_are_all_named_with_what_does_instead(folder: Path) -> None
     ]
 
 
+def test_a_table_that_must_be_there_is_missed_beside_what_may_be_left_out(folder: Path) -> None:
+    for name in (release.TRUTH_CSV, *release.EMPTY):
+        (folder / name).unlink()
+    assert refusal_of(folder).startswith(f"{folder}: not a whole release: it lacks {release.TRUTH_CSV}; add what")
+    assert "leave out" not in refusal_of(folder, official=True)
+
+
+@pytest.mark.parametrize("name", release.EMPTY)
+def test_a_link_that_leads_nowhere_is_not_left_out(folder: Path, name: str) -> None:
+    for empty in release.EMPTY:
+        (folder / empty).unlink()
+    (folder / name).symlink_to(folder / "on a disk that is not mounted")
+    assert name in refusal_of(folder).partition("; ")[0]
+
+
 @pytest.mark.parametrize("left_out", [[release.DUPLICATES_CSV], [release.TEST_CSV, release.TEST_ZIP], release.EMPTY])
 @pytest.mark.parametrize("empty", [False, True])
 def test_duplicates_and_the_test_part_may_be_left_out_or_empty(

@@ -83,8 +83,9 @@ def _delete(folder: Path) -> None:
 
 
 def _fill(new: Path, folder: Path) -> None:
+    absent = left_out(folder)
     for name, source in release_paths(folder).items():
-        if name in left_out(folder):
+        if name in absent:
             (new / name).write_bytes(release.EMPTY[name])
         elif source.name == release.TRUTH_V1_CSV:
             write_csv(new / name, release.read_truth(source))

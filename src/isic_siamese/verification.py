@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -55,7 +56,8 @@ def missing_files(folder: Path) -> list[str]:
 
 def left_out(folder: Path) -> list[str]:
     """Return what `folder` may do without, and does: the duplicates, and the test part if both its files are absent."""
-    missing = missing_files(folder)
+    # A link that leads nowhere is not left out, but broken.
+    missing = [name for name, path in release_paths(folder).items() if not os.path.lexists(path)]
     without_test = {release.TEST_CSV, release.TEST_ZIP} <= {*missing}
     return [name for name in missing if name == release.DUPLICATES_CSV or (name in release.EMPTY and without_test)]
 
@@ -75,7 +77,7 @@ def verify_release(folder: Path, record: Path, official: bool = False) -> dict[s
         DataError: a file is absent or wrong; all problems are in the one message.
     """
     absent = [] if official else left_out(folder)
-    _require_files(folder, absent)
+    _require_files(folder, absent, [release.TRUTH_CSV] if official else list(INSTEAD))
     truth = release.read_truth(release_paths(folder)[release.TRUTH_CSV])
     duplicates, test = pd.DataFrame(columns=release.DUPLICATES_COLUMNS), pd.DataFrame(columns=release.TEST_COLUMNS)
     if release.DUPLICATES_CSV not in absent:
@@ -111,7 +113,7 @@ def has_verified_twin(path: Path, record: Path) -> bool:
     )
 
 
-def _require_files(folder: Path, absent: list[str]) -> None:
+def _require_files(folder: Path, absent: list[str], replaceable: list[str]) -> None:
     missing = [name for name in missing_files(folder) if name not in absent]
     if absent:
         log.info("%s: taken to have no %s", folder, ", no ".join(absent))
@@ -119,7 +121,7 @@ def _require_files(folder: Path, absent: list[str]) -> None:
         raise DataError(
             f"{folder}: not a whole release: it lacks {', '.join(missing)}; add what is missing, or set 'release' in "
             "params.yaml to demo, isic2020 or a folder that holds a release"
-            + "".join(f"\n       {name}: {INSTEAD[name]}" for name in missing if name in INSTEAD)
+            + "".join(f"\n       {name}: {INSTEAD[name]}" for name in missing if name in replaceable)
         )
 
 
