@@ -10,7 +10,15 @@ import pytest
 
 from isic_siamese.bootstrap import draw_resamples
 from isic_siamese.comparison import delong
-from isic_siamese.metrics import decision_figures, matched_auc, rank_auc, roc_auc, sweep
+from isic_siamese.metrics import (
+    brier,
+    calibration_error,
+    decision_figures,
+    matched_auc,
+    rank_auc,
+    roc_auc,
+    sweep,
+)
 from isic_siamese.pairs import PairsParams, draw_pairs
 from isic_siamese.votes import fit_votes
 
@@ -28,6 +36,9 @@ CALLS: dict[str, Callable[[Labels], Any]] = {
     "rank_auc": lambda y: rank_auc(SCORES, y)(EVEN),
     "matched_auc": lambda y: matched_auc(SCORES, y, np.abs(SCORES), 0.5)(EVEN),
     "decision_figures": lambda y: list(decision_figures(SCORES > 0, y, EVEN).values()),
+    "decisions": lambda y: list(decision_figures(y, SCORES > 0, EVEN).values()),
+    "brier": lambda y: brier(np.clip(SCORES, 0, 1), y, EVEN),
+    "calibration_error": lambda y: calibration_error(np.clip(SCORES, 0, 1), y, EVEN),
     "delong": lambda y: delong(y, SCORES, SCORES**3).p,
     "draw_resamples": lambda y: draw_resamples(PATIENTS, y, 3, np.random.default_rng(0)).n_rarer,
     "draw_pairs": lambda y: draw_pairs(np.arange(N), y, BLOCKS, np.random.default_rng(0), oversample=True).to_numpy(),
@@ -59,6 +70,8 @@ def test_scores_of_a_table_keep_their_order_and_must_be_finite() -> None:
         lambda scores: matched_auc(scores, MALIGNANT, scores, 0.5)(EVEN),
         lambda scores: matched_auc(SCORES, MALIGNANT, scores, 0.5)(EVEN),
         lambda scores: delong(MALIGNANT, scores, SCORES**3).p,
+        lambda scores: brier(scores, MALIGNANT, EVEN),
+        lambda scores: calibration_error(scores, MALIGNANT, EVEN),
     ]
     for call in calls:
         np.testing.assert_array_equal(call(column), call(SCORES))

@@ -59,6 +59,21 @@ def test_the_threshold_is_the_share_of_melanomas_where_the_probability_is_true()
     assert quality(0.5) < quality(fitted.threshold) - 0.1
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_scores_that_rank_the_classes_the_wrong_way_round_are_told(sign: int, caplog: pytest.LogCaptureFixture) -> None:
+    scores, malignant = np.array([-2.0, -1.0, 1.0, 2.0]), np.array([False, False, True, True])
+    fit_classifier(sign * scores, malignant, np.zeros(4), 5, 8)
+    assert ("the wrong way round" in caplog.text) == (sign < 0)
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e9])
+def test_calibration_does_not_depend_on_the_unit_of_the_scores(scale: float) -> None:
+    rng = np.random.default_rng(0)
+    scores, malignant = rng.normal(size=100), rng.random(100) < 0.4
+    slope, intercept = platt_calibration(scores, malignant)
+    assert platt_calibration(scale * scores, malignant) == pytest.approx((slope / scale, intercept))
+
+
 def test_a_classifier_reads_back_as_it_was_written(tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     malignant = rng.random(50) < 0.3

@@ -35,13 +35,14 @@ def platt_calibration(scores: Floats, malignant: Bools) -> tuple[float, float]:
         raise ValueError(f"wanted scores of both classes, got {n_melanoma} melanoma and {n_benign} benign")
     targets = np.where(malignant, (n_melanoma + 1) / (n_melanoma + 2), 1 / (n_benign + 2))
     # A soft target t is one image counted t times as melanoma and 1 - t times as benign.
+    scale = float(np.std(scores)) or 1.0  # scores of 1e-8, by a penalty as large, would not move the solver
     model = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-10, max_iter=1000)
     model.fit(
-        np.tile(scores, 2)[:, None],
+        np.tile(scores / scale, 2)[:, None],
         np.repeat([1, 0], len(scores)),
         sample_weight=np.concatenate([targets, 1 - targets]),
     )
-    return float(model.coef_[0, 0]), float(model.intercept_[0])
+    return float(model.coef_[0, 0] / scale), float(model.intercept_[0])
 
 
 @dataclass(frozen=True)

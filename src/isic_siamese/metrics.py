@@ -174,7 +174,8 @@ def decision_figures(decision: Bools, positive: Bools, weights: Floats) -> dict[
 
 def brier(probabilities: Floats, positive: Bools, weights: Floats) -> Floats:
     """Mean squared distance of probability `(N,)` and outcome `(N,)`, `(B,)`."""
-    return np.asarray(weights @ (probabilities - positive) ** 2 / weights.sum(axis=1), np.float64)
+    probabilities, outcomes = as_scores(probabilities), as_bools(positive)
+    return np.asarray(weights @ (probabilities - outcomes) ** 2 / weights.sum(axis=1), np.float64)
 
 
 def calibration_bins(probabilities: Floats) -> Ints:
@@ -198,7 +199,8 @@ def chance_calibration_error(probabilities: Floats, rng: np.random.Generator, n_
 
 def calibration_error(probabilities: Floats, positive: Bools, weights: Floats) -> Floats:
     """Expected calibration error, `(B,)`: |mean probability - share of positives| of a bin, averaged over images."""
+    probabilities, outcomes = as_scores(probabilities), as_bools(positive)
     bins = calibration_bins(probabilities)
     gaps = np.zeros((len(probabilities), N_BINS))
-    gaps[np.arange(len(bins)), bins] = probabilities - positive
+    gaps[np.arange(len(bins)), bins] = probabilities - outcomes
     return np.asarray(np.abs(weights @ gaps).sum(axis=1) / weights.sum(axis=1), np.float64)
