@@ -68,6 +68,19 @@ def test_an_own_encoder_is_used_as_any_of_timm() -> None:
         build_encoder("own_net", "timm", 2, 8, 32)
 
 
+def test_an_encoder_whose_groups_cannot_be_counted_can_be_frozen_as_a_whole_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    encoder = build_encoder("own_net", "none", 2, 8, 32)
+    monkeypatch.delattr(ResNet, "group_matcher")
+    with pytest.raises(
+        ParamsError, match=r"train\.frozen_groups: own_net has no group_matcher to count .*; set all, or 0"
+    ):
+        encoder.freeze(1)
+    encoder.freeze()
+    assert not encoder.learns_features
+
+
 def test_an_encoder_without_the_interface_of_timm_is_told_what_it_lacks() -> None:
     with pytest.raises(ParamsError, match=r"bare_net, which has no feature_info, no forward_intermediates, no prune"):
         build_encoder("bare_net", "none", 1, 8, 32)

@@ -1,4 +1,4 @@
-"""The Python of the documents, run as it is printed."""
+"""The Python of `docs/`, run as it is printed."""
 
 import re
 import zipfile

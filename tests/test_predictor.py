@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from isic_siamese.embedding import embed
 from isic_siamese.predictor import Answer, Predictor, read_predictor
 from tests.answered_project import PX, draw_images
 
@@ -62,6 +63,12 @@ def test_images_that_the_encoder_does_not_take_are_refused(predictor: Predictor,
     with pytest.raises(ValueError) as refusal:
         predictor.embed(images)
     assert str(refusal.value) == f"wanted images as uint8 (n, 32, 32, 3), got {got}"
+
+
+@pytest.mark.parametrize("orientations", [0, 4])
+def test_images_are_held_one_way_or_all_eight(predictor: Predictor, orientations: int) -> None:
+    with pytest.raises(ValueError, match=f"orientations: wanted 1 or 8, got {orientations}"):
+        embed(predictor.encoder, [some_images()], orientations)
 
 
 def test_mirrored_and_read_only_images_are_taken(predictor: Predictor) -> None:

@@ -133,7 +133,10 @@ class SiameseEncoder(nn.Module):
         """Return the names of the parameters of the first layer groups, by default of all."""
         if n_groups is None:
             return {name for name, _ in self.backbone.named_parameters()}
-        _require_interface(self.backbone, self.name, "group_matcher")
+        if not hasattr(self.backbone, "group_matcher"):
+            raise ParamsError(
+                f"train.frozen_groups: {self.name} has no group_matcher to count layer groups by; set all, or 0"
+            )
         groups = group_parameters(self.backbone, self.backbone.group_matcher(coarse=True))
         if n_groups > len(groups):
             raise ParamsError(
@@ -194,17 +197,13 @@ def _refusing_size(name: str, image_px: int) -> AbstractContextManager[None]:
     return _refusing(problem, "; take another, such as resnet18, or change shards.image_px")
 
 
-def _require_interface(backbone: Any, name: str, *attributes: str) -> None:
-    if missing := [attribute for attribute in attributes if not hasattr(backbone, attribute)]:
+def _stage_channels(backbone: Any, name: str, stages: int) -> list[int]:
+    """Return how many channels each of the first stages has."""
+    if missing := [attribute for attribute in INTERFACE if not hasattr(backbone, attribute)]:
         raise ParamsError(
             f"train.encoder: timm gives no feature maps of {name}, which has no {', no '.join(missing)}; take another, "
             "such as resnet18"
         )
-
-
-def _stage_channels(backbone: Any, name: str, stages: int) -> list[int]:
-    """Return how many channels each of the first stages has."""
-    _require_interface(backbone, name, *INTERFACE)
     info = [stage["num_chs"] for stage in backbone.feature_info]
     if stages > len(info):
         raise ParamsError(f"train.stages: {name} has {len(info)} stages, got {stages}; set 1 to {len(info)}")
