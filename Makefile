@@ -26,14 +26,13 @@ setup: .venv/.ready ## make .venv from requirements.lock, the package editable
 repro: setup ## rebuild whatever is stale, from data to metrics
 	dvc repro
 
-# Touched, because git takes for unchanged what DVC wrote in the second, and of the size, that the index has; from HEAD,
-# because DVC stages what it writes.
+# Touched, because git takes for unchanged what DVC wrote in the second, and of the size, that the index has; from HEAD
+# and in the index, too, because DVC stages what it writes. What HEAD lacks goes.
 MADE := params.yaml '*dvc.lock' metrics
 restore: ## go back to the committed parameters, figures and models; code stays as it is
 	@git ls-files -z -- $(MADE) | xargs -0 touch -c
-	@git reset --quiet HEAD -- $(MADE)
+	@git restore --source HEAD --staged --worktree -- $(MADE)
 	@git clean --quiet --force -d -- $(MADE)
-	@git checkout --quiet HEAD -- $(MADE)
 	@dvc checkout
 
 card: setup ## write the figures of metrics/ into docs/model-card.md and README.md
