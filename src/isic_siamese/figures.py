@@ -138,7 +138,6 @@ def write_curves(folder: Path, answers: Answers, evaluation: Evaluation, drawn: 
     band = evaluation.band, evaluation.confidence
     n, n_melanoma = len(answers.malignant), int(answers.malignant.sum())
     title = f"ROC, test split: {n:,}{' drawn' if drawn else ''} images, {n_melanoma:,} melanoma"
-
     write_figure(
         folder / "roc.png", lambda figure: draw_roc(figure, title, [curve], band, figures, not drawn), height=5.6
     )

@@ -25,6 +25,15 @@ DERMATOLOGISTS = {
 }
 
 
+def study_name(study: str) -> str:
+    """Return a study of `DERMATOLOGISTS` as text.
+
+    >>> study_name("haenssle_2018")
+    'Haenssle 2018'
+    """
+    return study.replace("_", " ").title()
+
+
 @dataclass(frozen=True)
 class Answers:
     """What the classifier said of N images, beside what they are.

@@ -13,7 +13,7 @@ from isic_siamese.bootstrap import figure_text
 from isic_siamese.errors import DataError, run_command
 from isic_siamese.evaluation import EvaluateParams
 from isic_siamese.files import replacing
-from isic_siamese.measures import DERMATOLOGISTS
+from isic_siamese.measures import DERMATOLOGISTS, study_name
 from isic_siamese.params import Params
 
 METRICS = Path("metrics")
@@ -139,8 +139,7 @@ def _figures(confidence: float, numbers: Numbers) -> Iterator[str]:
     yield "|---|---|---|"
     for study, rates in DERMATOLOGISTS.items():
         ours, theirs = evaluation["at_dermatologists"][study], " / ".join(f"{100 * rate:.1f}" for rate in rates)
-        title = f"{study.replace('_', ' ').title()} ({theirs} %)"
-        yield f"| {title} | {_cell(ours['specificity'])} | {_cell(ours['sensitivity'])} |"
+        yield f"| {study_name(study)} ({theirs} %) | {_cell(ours['specificity'])} | {_cell(ours['sensitivity'])} |"
     yield ""
     yield "Controls on the same splits, ROC AUC:"
     yield ""

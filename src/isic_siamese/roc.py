@@ -12,7 +12,7 @@ from sklearn.metrics import roc_curve
 
 from isic_siamese.arrays import Bools, Floats
 from isic_siamese.bootstrap import figure_text
-from isic_siamese.measures import DERMATOLOGISTS, GRID
+from isic_siamese.measures import DERMATOLOGISTS, GRID, study_name
 from isic_siamese.pictures import BLUE, CHOSEN, GREEN, GREY, ORANGE, PURPLE, VERMILLION, unit_axes
 
 STUDIES = {
@@ -94,5 +94,5 @@ def _plot_study(axes: Axes, study: str) -> Line2D:
     marker, colour = STUDIES[study]
     sensitivity, specificity = DERMATOLOGISTS[study]
     style: dict[str, Any] = {"color": colour, "markersize": 7, "markeredgecolor": "white", "linestyle": "", "zorder": 3}
-    (point,) = axes.plot(1 - specificity, sensitivity, marker=marker, label=study.replace("_", " ").title(), **style)
+    (point,) = axes.plot(1 - specificity, sensitivity, marker=marker, label=study_name(study), **style)
     return point
