@@ -95,6 +95,20 @@ def test_a_run_that_is_over_stays_at_hand_until_its_results_are_written(data: Tr
     assert np.array_equal(again.best, embed_rows(whole.encoder, data.shards, data.val_rows))
 
 
+def test_a_short_run_saves_when_it_is_over_and_a_long_one_now_and_then(
+    data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[int] = []
+    monkeypatch.setattr(checkpoint.Checkpoint, "save", lambda _, state: saved.append(len(state["progress"]["history"])))
+    train(make_trainer(data, epochs=3), tmp_path, lambda _: None)
+    assert saved == [3]
+    monkeypatch.setattr(checkpoint, "SECONDS_APART", -1.0)
+    trainer = make_trainer(data, epochs=3)
+    train(trainer, tmp_path, lambda _: None)
+    expected = [epoch for epoch in range(3) for _ in trainer.steps] + [1, 2, 3]
+    assert saved[1:] == sorted(expected)
+
+
 def test_a_run_on_more_threads_is_another_one(data: TrainingData) -> None:
     n_threads = torch.get_num_threads()
     key = make_trainer(data).key()
@@ -235,9 +249,10 @@ def test_the_bar_shows_loss_validation_auc_images_a_second_and_the_time_left(
 
 
 def test_the_embeddings_of_the_first_and_of_the_best_epoch_outlast_an_interruption(
-    data: TrainingData, tmp_path: Path
+    data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = run(make_trainer(data), tmp_path)
+    monkeypatch.setattr(checkpoint, "SECONDS_APART", -1.0)
     trainer, first = make_trainer(data), []
 
     def stop_in_the_third(history: pd.DataFrame) -> None:

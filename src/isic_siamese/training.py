@@ -107,7 +107,8 @@ def train(trainer: Trainer, checkpoints: Path, on_epoch: Callable[[pd.DataFrame]
             _run_epoch(trainer, progress, checkpoint, bar)
             progress.end_epoch(trainer)
             on_epoch(pd.DataFrame(progress.history))
-            _save(trainer, progress, checkpoint)
+            if checkpoint.due() or len(progress.history) == epochs:
+                _save(trainer, progress, checkpoint)
     trainer.encoder.load_state_dict(progress.best)
     first, best = (progress.embeddings[name].numpy() for name in ("first", "best"))
     return Trained(trainer.encoder, pd.DataFrame(progress.history), first, best)
