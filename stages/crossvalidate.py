@@ -11,7 +11,8 @@ from isic_siamese.crossvalidation import CrossvalidateParams, Recipe, cross_vali
 from isic_siamese.errors import run_command
 from isic_siamese.evaluation import EvaluateParams
 from isic_siamese.files import write_csv, write_json
-from isic_siamese.out_of_fold import pooled_figures, write_pooled_roc
+from isic_siamese.groups import image_groups
+from isic_siamese.out_of_fold import pooled_figures, pooled_groups, write_pooled_roc
 from isic_siamese.pairs import PairsParams
 from isic_siamese.params import Params
 from isic_siamese.shards import Shards, read_index
@@ -34,13 +35,15 @@ def main() -> None:
     params, folder = Params(), Path("data/shards/train")
     recipe = read_recipe(params)
     folds = params.section("crossvalidate", CrossvalidateParams)
-    answers = cross_validate(Shards(folder), read_index(folder), recipe, folds, params.common.seed)
+    index = read_index(folder)
+    answers = cross_validate(Shards(folder), index, recipe, folds, params.common.seed)
     write_csv(Path("data/crossvalidation.csv"), answers)
-    figures = pooled_figures(answers, recipe.evaluate, params.common.seed)
+    how = recipe.evaluate, params.common.seed
+    figures = pooled_figures(answers, *how) | {"groups": pooled_groups(answers, image_groups(index), *how)}
     write_json(Path("metrics/crossvalidate.json"), figures)
     picture = Path("metrics/plots/crossvalidate_roc.png")
     drawn = params.common.release == "demo"
-    write_pooled_roc(picture, answers, figures, recipe.evaluate, params.common.seed, drawn)
+    write_pooled_roc(picture, answers, figures, *how, drawn)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,8 @@ def main() -> None:
     rng = np.random.default_rng(params.common.seed)
     resamples = draw_resamples(test["patient_id"], answers.malignant, section.resamples, rng)
     evaluation = evaluate(answers, measured, resamples, section.confidence, rng)
-    groups = group_figures(answers, image_groups(test), resamples, section.confidence)
+    given = answers.malignant, answers.scores[None], answers.decisions[None]
+    groups = group_figures(*given, image_groups(test), resamples, section.confidence)
 
     write_references(EVALUATION, embeddings, references, model_digest(MODELS))
     write_classifier(EVALUATION / "classifier.json", classifier)

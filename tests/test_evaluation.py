@@ -53,7 +53,7 @@ def evaluation() -> Evaluation:
 
 def test_every_figure_lies_within_its_interval(evaluation: Evaluation) -> None:
     for name, figure in evaluation.figures.items():
-        if name.startswith("calibration_error"):  # resampling adds noise to it
+        if name.startswith("calibration_error") or name == "brier_by_prevalence":  # to the first resampling adds noise
             assert set(figure) == {"value"}
         else:
             assert figure["low"] <= figure["value"] <= figure["high"], name

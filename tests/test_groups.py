@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -7,6 +8,7 @@ from sklearn.metrics import roc_auc_score
 
 from isic_siamese.bootstrap import draw_resamples, figure, resample_images
 from isic_siamese.groups import AGE_BANDS, SIZE_BANDS, group_figures, image_groups
+from isic_siamese.measures import Answers
 from isic_siamese.metrics import rank_auc
 from tests.test_measures import some_answers
 
@@ -17,16 +19,23 @@ INDEX = pd.DataFrame(
         "anatom_site_general_challenge": ["torso", "head/neck", "", "Lower extremity (left)"],
         "width": [640, 1872, 5184, 6000],
         "height": [480, 1053, 3456, 4000],
+        "patient_id": ["IP_1", "IP_2", "IP_1", "IP_3"],
+        "target": [0, 0, 1, 1],
     }
 )
 
 
-def test_each_image_has_a_sex_an_age_band_a_site_and_a_size() -> None:
+def figures_of(answers: Answers, *given: Any) -> dict[str, dict[str, dict[str, Any]]]:
+    return group_figures(answers.malignant, answers.scores[None], answers.decisions[None], *given)
+
+
+def test_each_image_has_a_sex_an_age_band_a_site_a_size_and_a_kind_of_patient() -> None:
     groups = image_groups(INDEX)
     assert groups["sex"].tolist() == ["male", "female", "unknown", "male"]
     assert groups["age"].tolist() == ["below_40", "40_to_59", "unknown", "60_and_over"]
     assert groups["site"].tolist() == ["torso", "head_neck", "unknown", "lower_extremity_left"]
     assert groups["source_size"].tolist() == list(SIZE_BANDS)
+    assert groups["patient"].tolist() == ["with_melanoma", "without_melanoma", "with_melanoma", "with_melanoma"]
 
 
 @pytest.mark.parametrize(("width", "band"), [(999, 0), (1000, 1), (4999, 1), (5000, 2), (19999, 2), (20000, 3)])
@@ -43,25 +52,28 @@ def test_a_band_of_ages_holds_its_lower_end(age: str, band: int) -> None:
 def test_bands_come_from_low_to_high() -> None:
     answers = some_answers(4)
     resamples = draw_resamples(pd.Series(np.arange(4)), answers.malignant, 10, np.random.default_rng(0))
-    content = group_figures(answers, image_groups(INDEX), resamples, 0.95)
-    assert list(content) == ["sex", "age", "site", "source_size"]
+    content = figures_of(answers, image_groups(INDEX), resamples, 0.95)
+    assert list(content) == ["sex", "age", "site", "source_size", "patient"]
     assert list(content["age"]) == ["below_40", "40_to_59", "60_and_over", "unknown"]
     assert list(content["source_size"]) == list(SIZE_BANDS)
     assert content["source_size"]["20_megapixels_and_over"] == {"images": 1, "melanomas": 0}
 
 
-def test_groups_have_their_own_figures_and_those_with_too_few_of_a_class_have_counts_alone() -> None:
+def test_groups_have_their_own_figures_and_no_share_of_too_few_images() -> None:
     answers = some_answers(160)  # every fourth is melanoma
     resamples = draw_resamples(pd.Series(np.arange(160) // 2), answers.malignant, 200, np.random.default_rng(0))
     of_image = np.where(np.arange(160) < 100, "a", np.where(np.arange(160) < 136, "b", "c"))
-    content = group_figures(answers, pd.DataFrame({"sex": of_image}), resamples, 0.95)["sex"]
-    assert content["b"] == {"images": 36, "melanomas": 9}
-    assert content["c"] == {"images": 24, "melanomas": 6}
+    content = figures_of(answers, pd.DataFrame({"sex": of_image}), resamples, 0.95)["sex"]
+    assert set(content["b"]) == {"images", "melanomas", "specificity"} and content["b"]["melanomas"] == 9
+    spared = ~answers.decisions[(of_image == "b") & ~answers.malignant]
+    assert content["b"]["specificity"]["value"] == pytest.approx(spared.mean())
+    few = figures_of(answers, pd.DataFrame({"sex": np.where(np.arange(160) < 12, "a", "b")}), resamples, 0.95)["sex"]
+    assert few["a"] == {"images": 12, "melanomas": 3}
     part = answers.take(of_image == "a")
     area = content["a"]["roc_auc"]
-    assert area["value"] == pytest.approx(roc_auc_score(part.malignant, part.scores))  # type: ignore[index]
+    assert area["value"] == pytest.approx(roc_auc_score(part.malignant, part.scores))
     for name in ("roc_auc", "sensitivity", "specificity"):
-        figure: dict[str, float] = content["a"][name]  # type: ignore[assignment]
+        figure: dict[str, float] = content["a"][name]
         assert figure["low"] < figure["value"] < figure["high"]
     assert set(content["a"]) == {"images", "melanomas", "roc_auc", "sensitivity", "specificity"}
 
@@ -71,7 +83,7 @@ def test_a_group_of_which_all_melanomas_were_found_has_an_interval_over_its_own_
     sure = replace(answers, decisions=answers.malignant)
     resamples = draw_resamples(pd.Series(np.arange(160) // 8), answers.malignant, 50, np.random.default_rng(0))
     groups = pd.DataFrame({"sex": np.where(np.arange(160) < 80, "a", "b")})  # two melanomas a patient, ten patients
-    found = group_figures(sure, groups, resamples, 0.95)["sex"]["a"]["sensitivity"]
+    found = figures_of(sure, groups, resamples, 0.95)["sex"]["a"]["sensitivity"]
     assert found == {"value": 1.0, "low": pytest.approx(0.025 ** (1 / 10)), "high": 1.0}
 
 
@@ -81,11 +93,24 @@ def test_ten_images_of_each_class_are_enough_and_the_patients_of_the_rarer_one_d
     patients = np.array([*np.arange(10) // 5, *np.arange(2, 12), *np.arange(12, 32)])  # two in "a" have a melanoma
     resamples = draw_resamples(pd.Series(patients), malignant, 200, np.random.default_rng(0))
     within = np.arange(40) < 20
-    found = group_figures(answers, pd.DataFrame({"sex": np.where(within, "a", "b")}), resamples, 0.95)["sex"]
-    assert found["b"] == {"images": 20, "melanomas": 11}
+    found = figures_of(answers, pd.DataFrame({"sex": np.where(within, "a", "b")}), resamples, 0.95)["sex"]
+    assert set(found["b"]) == {"images", "melanomas", "sensitivity"} and found["b"]["melanomas"] == 11
     part = answers.take(within)
-    assert found["a"]["sensitivity"]["value"] == pytest.approx(part.decisions[:10].mean())  # type: ignore[index]
-    assert found["a"]["specificity"]["value"] == pytest.approx(1 - part.decisions[10:].mean())  # type: ignore[index]
+    assert found["a"]["sensitivity"]["value"] == pytest.approx(part.decisions[:10].mean())
+    assert found["a"]["specificity"]["value"] == pytest.approx(1 - part.decisions[10:].mean())
     area = rank_auc(part.scores, part.malignant)
     areas = resample_images(lambda weights: {"area": area(weights[:, within])}, resamples)["area"]
     assert found["a"]["roc_auc"] == figure(area(np.ones((1, 20)))[0], areas, 0.95, n_patients=2)
+
+
+def test_a_figure_of_several_repeats_is_their_mean() -> None:
+    one, other = some_answers(160, seed=0), some_answers(160, seed=1)
+    resamples = draw_resamples(pd.Series(np.arange(160) // 2), one.malignant, 100, np.random.default_rng(0))
+    groups = pd.DataFrame({"sex": np.where(np.arange(160) < 80, "a", "b")})
+    scores, decisions = (np.stack([getattr(part, name) for part in (one, other)]) for name in ("scores", "decisions"))
+    both: Any = group_figures(one.malignant, scores, decisions, groups, resamples, 0.95)["sex"]["b"]
+    each = [figures_of(part, groups, resamples, 0.95)["sex"]["b"] for part in (one, other)]
+    for name in ("roc_auc", "sensitivity", "specificity"):
+        values = [part[name]["value"] for part in each]
+        assert values[0] != values[1] and both[name]["value"] == pytest.approx(np.mean(values))
+        assert both[name]["low"] < both[name]["value"] < both[name]["high"]

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import expit, logit
 from sklearn import metrics as sk
+from sklearn.linear_model import LogisticRegression
 
 from isic_siamese import metrics
 from isic_siamese.arrays import Bools, Floats
@@ -162,6 +164,53 @@ def test_brier_equals_scikit_learn_in_each_resample() -> None:
     probabilities = 1 / (1 + np.exp(-scores))
     expected = [sk.brier_score_loss(positive, probabilities, sample_weight=row) for row in weights]
     np.testing.assert_allclose(metrics.brier(probabilities, positive, weights), expected)
+
+
+def test_the_predictive_value_at_a_prevalence_is_that_of_a_table_worked_by_hand() -> None:
+    # Of 1,000 lesions 20 are melanoma: 16 of them are flagged, and 98 of the 980 others.
+    assert metrics.ppv_at(0.02, np.array([0.8]), np.array([0.9])) == pytest.approx([16 / (16 + 98)])
+    scores, positive, weights = sample()
+    rates = metrics.decision_figures(scores > 0.7, positive, weights)
+    shares = (weights @ positive) / weights.sum(axis=1)
+    for row, share in enumerate(shares):
+        at = metrics.ppv_at(share, rates["sensitivity"], rates["specificity"])
+        assert at[row] == pytest.approx(rates["ppv"][row])
+    assert np.isnan(metrics.ppv_at(0.02, np.zeros(1), np.ones(1))).all()
+
+
+def test_the_calibration_line_is_the_logistic_regression_of_the_outcome_on_the_log_odds() -> None:
+    scores, positive, weights = sample(n=200)
+    line = metrics.calibration_line(expit(2 * scores - 1), positive, weights)
+    for row, weight in enumerate(weights):
+        model = LogisticRegression(C=np.inf, tol=1e-12, max_iter=1000)
+        model.fit(2 * scores[:, None] - 1, positive, sample_weight=weight)
+        assert line["calibration_slope"][row] == pytest.approx(model.coef_[0, 0], rel=1e-6)
+        shifted = expit(2 * scores - 1 + line["calibration_intercept"][row])
+        assert np.average(shifted, weights=weight) == pytest.approx(np.average(positive, weights=weight))
+
+
+def test_true_probabilities_lie_on_a_line_of_slope_one_through_zero() -> None:
+    rng = np.random.default_rng(0)
+    probabilities = expit(rng.normal(0, 2, 20_000))
+    once = np.ones((1, 20_000))
+    line = metrics.calibration_line(probabilities, rng.random(20_000) < probabilities, once)
+    assert line["calibration_slope"][0] == pytest.approx(1, abs=0.05)
+    assert line["calibration_intercept"][0] == pytest.approx(0, abs=0.05)
+    extreme = metrics.calibration_line(expit(2 * logit(probabilities)), rng.random(20_000) < probabilities, once)
+    assert extreme["calibration_slope"][0] == pytest.approx(0.5, abs=0.05)
+
+
+def test_classes_that_are_apart_or_absent_have_no_calibration_line() -> None:
+    probabilities, positive = np.array([0.1, 0.3, 0.6, 0.9]), np.array([False, False, True, True])
+    line = metrics.calibration_line(probabilities, positive, np.array([[1.0, 1, 1, 1], [1, 1, 0, 0]]))
+    assert np.isnan(line["calibration_slope"]).all()
+    assert np.isfinite(line["calibration_intercept"][0]) and np.isnan(line["calibration_intercept"][1])
+
+
+def test_probabilities_of_nought_and_one_have_a_calibration_line() -> None:
+    positive = np.array([False, True, False, True, True])
+    line = metrics.calibration_line(np.array([0.0, 0.0, 0.5, 1.0, 1.0]), positive, np.ones((1, 5)))
+    assert np.isfinite(line["calibration_intercept"]).all() and 0 < line["calibration_slope"][0] < 1
 
 
 def test_chance_alone_gives_true_probabilities_an_error_that_falls_with_their_number() -> None:

@@ -5,11 +5,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import brier_score_loss, roc_auc_score, roc_curve
 
 from isic_siamese import out_of_fold
 from isic_siamese.measures import GRID
-from isic_siamese.out_of_fold import pooled_curve, pooled_figures, write_pooled_roc
+from isic_siamese.metrics import calibration_line, ppv_at
+from isic_siamese.out_of_fold import pooled_curve, pooled_figures, pooled_groups, write_pooled_roc
 from isic_siamese.roc import Roc, draw_roc
 from tests.test_crossvalidation import EVALUATE, index_of
 
@@ -45,6 +46,42 @@ def test_pooled_figures_are_the_mean_of_the_repeats_and_their_interval_holds_it(
     assert figures["imagenet_features_less_network_roc_auc"] == pytest.approx({"value": 0.0})
     n_melanoma = int(answers["target"].sum()) // 2
     assert figures["counts"] == {"images": 300, "melanomas": n_melanoma, "patients": 150}
+
+
+def test_among_images_of_one_patient_only_its_own_melanomas_and_benign_lesions_are_compared() -> None:
+    answers = some_answers(1).sort_values("row")
+    # What tells patients apart, and nothing within one: those with a melanoma look alike.
+    affected = answers.groupby("patient_id")["target"].transform("max")
+    answers["probability"] = 0.3 + 0.4 * affected
+    figures: dict[str, Any] = pooled_figures(answers, EVALUATE, seed=0)
+    assert figures["roc_auc"]["value"] > 0.7 and figures["same_patient_roc_auc"]["value"] == 0.5
+    assert 0.6 < figures["same_patient_mean_colour_roc_auc"]["value"] < 1
+
+
+def test_calibration_and_predictive_value_are_those_of_the_pooled_probabilities() -> None:
+    answers = some_answers(1)
+    figures: dict[str, Any] = pooled_figures(answers, EVALUATE, seed=0)
+    probability, malignant = answers["probability"].to_numpy(), answers["target"].to_numpy() == 1
+    assert figures["brier"]["value"] == pytest.approx(brier_score_loss(malignant, probability))
+    line = calibration_line(probability, malignant, np.ones((1, 300)))
+    for name, values in line.items():
+        figure = figures[name]
+        assert figure["value"] == pytest.approx(values[0])
+        assert figure["high"] - figure["value"] == pytest.approx(figure["value"] - figure["low"])  # on no logit scale
+    value = ppv_at(584 / 33_126, figures["sensitivity"]["value"], figures["specificity"]["value"])
+    assert figures["ppv_isic2020"]["value"] == pytest.approx(value)
+
+
+def test_groups_are_those_of_the_images_in_row_order() -> None:
+    answers = some_answers()
+    groups = pd.DataFrame({"half": np.where(np.arange(300) < 150, "first", "second")})
+    by_group: Any = pooled_groups(answers, groups, EVALUATE, seed=0)
+    found = by_group["half"]["second"]
+    part = answers[answers["row"] >= 150]
+    assert found["images"] == 150 and found["melanomas"] == part["target"].sum() / 2
+    areas = [roc_auc_score(one["target"], one["probability"]) for _, one in part.groupby("repeat")]
+    assert found["roc_auc"]["value"] == pytest.approx(np.mean(areas))
+    assert found["sensitivity"]["value"] == pytest.approx(part.query("target == 1")["decision"].mean())
 
 
 @pytest.mark.parametrize("repeats", [1, 3])
@@ -85,10 +122,12 @@ def test_the_picture_shows_the_pooled_curve_in_its_band_beside_the_controls(
     assert (tmp_path / "roc.png").stat().st_size > 5000
     figure, title, curves, (ends, confidence), decisions, studies = drawings[0]
     assert isinstance(figure, Figure) and isinstance(curves[0], Roc)
-    assert title == f"ROC, cross-validated: 300 {'drawn ' if drawn else ''}images, 150 patients"
+    n_melanoma = figures["counts"]["melanomas"]
+    images = f"300 {'drawn ' if drawn else ''}images, {n_melanoma} melanoma, 150 patients"
+    assert title == f"ROC, cross-validated\n{images}"
     assert studies == (not drawn)
     assert [curve.area for curve in curves] == [figures[area] for _, _, area in out_of_fold.DRAWN]
-    ours, features, colour = (curve.sensitivity for curve in curves)
+    ours, features, colour, _ = (curve.sensitivity for curve in curves)
     assert (ours == features).all() and colour[10] != ours[10]
     assert (ends[0] <= ours).all() and (ours <= ends[1]).all() and (ends[1] - ends[0]).max() > 0.05
     assert confidence == 0.95 and decisions is figures

@@ -99,9 +99,9 @@ def _in_chunks(measure: Measure, resamples: Resamples, width: int) -> dict[str, 
 
 
 def mean_figures(
-    repeats: Sequence[Measure], resamples: Resamples, confidence: float, differences: Collection[str] = ()
+    repeats: Sequence[Measure], resamples: Resamples, confidence: float, unbounded: Collection[str] = ()
 ) -> dict[str, dict[str, float]]:
-    """Return what all of `repeats` measure, as figures of their mean; `differences` names those that may be below 0.
+    """Return what all of `repeats` measure, as figures of their mean; `unbounded` names those that may be below 0.
 
     A resample draws patients once for all repeats, so that the interval is that of the mean, and does not pretend that
     repeats are new patients. A figure that does not exist, such as the AUC among images of equal brightness where there
@@ -115,7 +115,7 @@ def mean_figures(
     once = measure(np.ones((1, len(resamples.patient))))
     spread = resample_images(measure, resamples)
     found = {name: values[0] for name, values in once.items() if np.isfinite(values[0])}
-    most = {name: None if name in differences else 1.0 for name in found}
+    most = {name: None if name in unbounded else 1.0 for name in found}
     return {name: figure(found[name], spread[name], confidence, resamples.n_rarer, most[name]) for name in found}
 
 

@@ -13,15 +13,18 @@ from isic_siamese.references import References
 
 RECALL_AT = (1, 5)
 LEAST_SENSITIVITY = 0.8  # of ISIC 2024's partial AUC
-MOST = {"partial_auc": 1 - LEAST_SENSITIVITY}  # that a figure can be, where that is not 1
+# The most that a figure can be, where that is not 1; None: it may lie below 0 as well.
+MOST = {"partial_auc": 1 - LEAST_SENSITIVITY, "calibration_slope": None, "calibration_intercept": None}
+ISIC_2020 = 584 / 33_126  # share of melanomas, at which `ppv_isic2020` is what a lesion that is flagged has
 GRID = np.linspace(0, 1, 101)  # false alarm rates at which the band of the ROC curve is drawn
 
-# Reader studies of dermatologists with dermoscopy, by author and year: mean sensitivity and specificity.
+# Mean sensitivity and specificity of dermatologists, by author and year. The first three are reader studies with
+# dermoscopy, the last a meta-analysis of 92 studies with and without it.
 DERMATOLOGISTS = {
-    "haenssle_2018": (0.866, 0.713),
-    "brinker_2019": (0.741, 0.600),
-    "haenssle_2020": (0.890, 0.807),
-    "phillips_2019": (0.875, 0.814),
+    "haenssle_2018": (0.866, 0.713),  # 58 readers, Ann. Oncol. 29, doi 10.1093/annonc/mdy166
+    "brinker_2019": (0.741, 0.600),  # 157 readers, Eur. J. Cancer 113, doi 10.1016/j.ejca.2019.04.001
+    "haenssle_2020": (0.890, 0.807),  # 96 readers, Ann. Oncol. 31, doi 10.1016/j.annonc.2019.10.013
+    "phillips_2019": (0.875, 0.814),  # Dermatol. Pract. Concept. 10, doi 10.5826/dpc.1001a11
 }
 
 
@@ -114,8 +117,11 @@ def point_measures(answers: Answers) -> dict[str, float]:
         "accuracy_equal_classes": sk.balanced_accuracy_score(y, flagged),
         "brier": sk.brier_score_loss(y, answers.probabilities),
         "brier_uncalibrated": sk.brier_score_loss(y, answers.uncalibrated),
+        "brier_by_prevalence": y.mean() * (1 - y.mean()),  # of whoever says the same of each image
     }
     once = np.ones((1, len(y)))
+    figures["ppv_isic2020"] = metrics.ppv_at(ISIC_2020, figures["sensitivity"], figures["specificity"])
+    figures |= {name: line[0] for name, line in metrics.calibration_line(answers.probabilities, y, once).items()}
     for name, probabilities in (("", answers.probabilities), ("_uncalibrated", answers.uncalibrated)):
         figures[f"calibration_error{name}"] = metrics.calibration_error(probabilities, y, once)[0]
     figures |= {name: values[0] for name, values in _recall(answers, once).items()}
@@ -136,7 +142,7 @@ def resampled_measures(answers: Answers, weights: Floats, rng: np.random.Generat
     """Return the figures of `point_measures` for each row of `weights` `(b, N)`, and the ROC curve on `GRID`.
 
     But no calibration error: chance raises it, and a resample holds chance twice. Where the truth was known, intervals
-    of it missed even the point estimate.
+    of it missed even the point estimate. Nor what the prevalence alone gives, which is no figure of the model.
 
     `rng` draws the benign images of `accuracy_equal_classes`, so that its interval has the spread of so few.
     """
@@ -149,9 +155,11 @@ def resampled_measures(answers: Answers, weights: Floats, rng: np.random.Generat
         **metrics.decision_figures(answers.decisions, y, weights),
         "brier": metrics.brier(answers.probabilities, y, weights),
         "brier_uncalibrated": metrics.brier(answers.uncalibrated, y, weights),
+        **metrics.calibration_line(answers.probabilities, y, weights),
         **_recall(answers, weights),
         "band": metrics.sensitivity_on(curve, GRID),
     }
+    figures["ppv_isic2020"] = metrics.ppv_at(ISIC_2020, figures["sensitivity"], figures["specificity"])
     n_melanoma = (weights @ y).astype(np.int64)
     spared = rng.binomial(n_melanoma, figures["specificity"])
     figures["accuracy_equal_classes"] = (figures["sensitivity"] + spared / n_melanoma) / 2

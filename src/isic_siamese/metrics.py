@@ -8,11 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import expit, logit
 
 from isic_siamese.arrays import Bools, Floats, Ints, as_bools, as_scores
 
 SMALL = 1e-9  # weights are whole numbers, so counts that differ by less are equal
 N_BINS = 10  # of the calibration error
+NEWTON_STEPS = 30  # of a logistic regression of one variable, which takes 5 to 10 where it has a solution
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,46 @@ def brier(probabilities: Floats, positive: Bools, weights: Floats) -> Floats:
     """Mean squared distance of probability `(N,)` and outcome `(N,)`, `(B,)`."""
     probabilities, outcomes = as_scores(probabilities), as_bools(positive)
     return np.asarray(weights @ (probabilities - outcomes) ** 2 / weights.sum(axis=1), np.float64)
+
+
+def ppv_at(prevalence: float, sensitivity: Floats, specificity: Floats) -> Floats:
+    """Positive predictive value where that share of all images is positive, by Bayes' theorem; NaN if none is flagged.
+
+    Right as long as the images of each class are the same ones there.
+    """
+    hits, alarms = prevalence * sensitivity, (1 - prevalence) * (1 - specificity)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.divide(hits, hits + alarms))
+
+
+def calibration_line(probabilities: Floats, positive: Bools, weights: Floats) -> dict[str, Floats]:
+    """Logistic regression of the outcome `(N,)` on the log odds of `probabilities` `(N,)`: `calibration_...`, `(B,)`.
+
+    A `slope` of 1 is right, below it the probabilities are too extreme. The `intercept` is that of a slope of 1: above
+    0 they are too low on the whole. Van Calster et al., "Calibration: the Achilles heel of predictive analytics", BMC
+    Med. 17 (2019), doi 10.1186/s12916-019-1466-7. NaN where no finite line fits best: the classes are apart.
+    """
+    odds, outcomes = logit(as_scores(probabilities).clip(1e-12, 1 - 1e-12)), as_bools(positive)
+    one = np.ones((1, len(odds)))
+    slope = _logistic_fit(np.stack([one[0], odds]), 0 * odds, outcomes, weights)[:, 1]
+    return {"calibration_slope": slope, "calibration_intercept": _logistic_fit(one, odds, outcomes, weights)[:, 0]}
+
+
+def _logistic_fit(columns: Floats, offset: Floats, outcomes: Bools, weights: Floats) -> Floats:
+    """Return the coefficients `(B, k)` of `columns` `(k, N)` beside the `offset` `(N,)`, by Newton's method; or NaN."""
+    found = np.zeros((len(weights), len(columns)))
+    step = found
+    with np.errstate(all="ignore"):
+        for _ in range(NEWTON_STEPS):
+            share = expit(found @ columns + offset)
+            gradient = (weights * (outcomes - share)) @ columns.T
+            curvature = np.einsum("in,bn,jn->bij", columns, weights * share * (1 - share), columns, optimize=True)
+            step = (np.linalg.pinv(np.nan_to_num(curvature)) @ gradient[..., None])[..., 0]
+            found = found + step
+            if not (np.abs(step) > SMALL).any():
+                break
+    found[~(np.abs(step).max(axis=1) <= SMALL)] = np.nan
+    return found
 
 
 def calibration_bins(probabilities: Floats) -> Ints:

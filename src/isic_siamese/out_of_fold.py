@@ -11,19 +11,22 @@ from isic_siamese import metrics
 from isic_siamese.arrays import Bools, Floats
 from isic_siamese.bootstrap import Measure, Resamples, draw_resamples, mean_figures, percentile_ends, resample_images
 from isic_siamese.evaluation import EvaluateParams
-from isic_siamese.measures import GRID
+from isic_siamese.groups import group_figures
+from isic_siamese.measures import GRID, ISIC_2020
 from isic_siamese.pictures import write_figure
 from isic_siamese.roc import Roc, draw_roc
 
 CONTROLS = ["mean_colour", "imagenet_features", "imagenet_votes"]
 GAINS = {f"{name}_less_network_roc_auc": f"{name}_roc_auc" for name in CONTROLS}  # and what each is the gain of
+LINE = ("calibration_slope", "calibration_intercept")
 MATCHED = 5.0  # levels of 255: two images whose mean brightness differs by no more are alike in it
-# The curves of the picture: a column of the answers, its name, and its area in the figures. The votes on the frozen
-# features are left out, because their curve would hide the network's.
+# The curves of the picture: a column of the answers, its name, and its area in the figures. That of the last would hide
+# the network's.
 DRAWN = [
     ("probability", "this model", "roc_auc"),
     ("imagenet_features_score", "regression on frozen features", "imagenet_features_roc_auc"),
     ("mean_colour_score", "regression on mean colour", "mean_colour_roc_auc"),
+    ("imagenet_votes_score", "votes on frozen features (curve not drawn)", "imagenet_votes_roc_auc"),
 ]
 
 
@@ -48,8 +51,24 @@ def pooled_figures(answers: pd.DataFrame, params: EvaluateParams, seed: int) -> 
         "patients": repeats[0]["patient_id"].nunique(),
     }
     by_repeat = {str(number): float(measure(even)["roc_auc"][0]) for number, measure in enumerate(measures, start=1)}
-    pooled = mean_figures(measures, resamples, params.confidence, differences=GAINS)
+    pooled = mean_figures(measures, resamples, params.confidence, unbounded=[*GAINS, *LINE])
     return {**pooled, "roc_auc_by_repeat": by_repeat, "counts": counts}
+
+
+def pooled_groups(answers: pd.DataFrame, groups: pd.DataFrame, params: EvaluateParams, seed: int) -> dict[str, object]:
+    """Return the figures of `group_figures` for the pooled answers, the mean of the repeats.
+
+    Args:
+        answers: as `cross_validate` returns them.
+        groups: of the same images, in row order, as `image_groups` returns them.
+        params: as in `pooled_figures`.
+        seed: likewise.
+    """
+    repeats = _repeats(answers)
+    scores, decisions = (np.stack([part[name] for part in repeats]) for name in ("probability", "decision"))
+    resamples = _draw_resamples(repeats[0], params, seed)
+    given = _malignant(repeats[0]), scores, decisions == 1
+    return {**group_figures(*given, groups, resamples, params.confidence)}
 
 
 def pooled_curve(answers: pd.DataFrame, score: str) -> Measure:
@@ -98,7 +117,8 @@ def write_pooled_roc(
     spread = resample_images(pooled_curve(answers, DRAWN[0][0]), resamples)["sensitivity"]
     band = percentile_ends(spread, params.confidence), params.confidence
     images = "drawn images" if drawn else "images"
-    title = "ROC, cross-validated: {images:,} {}, {patients:,} patients".format(images, **figures["counts"])
+    counts = "{images:,} {}, {melanomas:,} melanoma, {patients:,} patients".format(images, **figures["counts"])
+    title = f"ROC, cross-validated\n{counts}"
     write_figure(path, lambda figure: draw_roc(figure, title, curves, band, figures, not drawn), height=6.0)
 
 
@@ -118,23 +138,26 @@ def _measure(part: pd.DataFrame, malignant: Bools) -> Measure:
     """Return a function from weights `(B, N)` to the figures of one repeat, each `(B,)`."""
     probability, brightness = part["probability"].to_numpy(), part["brightness"].to_numpy()
     decided = part["decision"].to_numpy() == 1
-    areas = {"brightness_matched_roc_auc": metrics.matched_auc(probability, malignant, brightness, MATCHED)}
-    for name in CONTROLS:
-        score = part[f"{name}_score"].to_numpy()
-        areas[f"{name}_roc_auc"] = metrics.rank_auc(score, malignant)
-        areas[f"brightness_matched_{name}_roc_auc"] = metrics.matched_auc(score, malignant, brightness, MATCHED)
+    patient = pd.factorize(part["patient_id"])[0].astype(np.float64)
+    areas = {}
+    for name, score in [("", probability), *((f"{name}_", part[f"{name}_score"].to_numpy()) for name in CONTROLS)]:
+        areas[f"{name}roc_auc"] = metrics.rank_auc(score, malignant)
+        areas[f"brightness_matched_{name}roc_auc"] = metrics.matched_auc(score, malignant, brightness, MATCHED)
+        areas[f"same_patient_{name}roc_auc"] = metrics.matched_auc(score, malignant, patient, 0)
 
     def measure(weights: Floats) -> dict[str, Floats]:
-        curve = metrics.sweep(probability, malignant, weights)
-        area = metrics.roc_auc(curve)
         rates = metrics.decision_figures(decided, malignant, weights)
-        controls = {name: measured(weights) for name, measured in areas.items()}
+        found = {name: measured(weights) for name, measured in areas.items()}
+        area = found.pop("roc_auc")
         return {
             "roc_auc": area,
-            "average_precision": metrics.average_precision(curve),
+            "average_precision": metrics.average_precision(metrics.sweep(probability, malignant, weights)),
             **{name: rates[name] for name in ("balanced_accuracy", "sensitivity", "specificity")},
-            **controls,
-            **{gain: controls[of_control] - area for gain, of_control in GAINS.items()},
+            "ppv_isic2020": metrics.ppv_at(ISIC_2020, rates["sensitivity"], rates["specificity"]),
+            "brier": metrics.brier(probability, malignant, weights),
+            **metrics.calibration_line(probability, malignant, weights),
+            **found,
+            **{gain: found[of_control] - area for gain, of_control in GAINS.items()},
         }
 
     return measure
