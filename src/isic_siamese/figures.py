@@ -1,16 +1,18 @@
 """Pictures of an evaluation: its curves, the distances of its pairs, the map of its embeddings, its worst misses."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from scipy.stats import binomtest
 from sklearn import metrics as sk
 from sklearn.decomposition import PCA
 
 from isic_siamese import metrics
-from isic_siamese.arrays import Bools, Embeddings, Ints
+from isic_siamese.arrays import Bools, Embeddings, Floats, Ints
 from isic_siamese.bootstrap import figure_text
 from isic_siamese.evaluation import Evaluation, MeasuredPairs
 from isic_siamese.histograms import write_histograms
@@ -26,9 +28,13 @@ MISSES, NEIGHBOURS = 4, 5  # of each kind on the sheet, and beside each
 BENIGN, MELANOMA = BLUE, VERMILLION
 
 
-def draw_precision_recall(figure: Figure, answers: Answers, figures: Mapping[str, Mapping[str, float]]) -> None:
+def draw_precision_recall(
+    figure: Figure, split: str, answers: Answers, figures: Mapping[str, Mapping[str, float]]
+) -> None:
     """Precision-recall curve beside what chance gives."""
-    axes = unit_axes(figure, "Precision and recall, test split", "recall (sensitivity)", "precision (PPV)")
+    axes = unit_axes(
+        figure, f"Precision and recall, {split}".replace(": ", "\n"), "recall (sensitivity)", "precision (PPV)"
+    )
     precision, recall, _ = sk.precision_recall_curve(answers.malignant, answers.scores)
     label = f"this model, average precision {figure_text(figures['average_precision'])}"
     axes.step(recall, precision, where="post", color=BLUE, label=label, clip_on=False)
@@ -40,29 +46,41 @@ def draw_precision_recall(figure: Figure, answers: Answers, figures: Mapping[str
     axes.legend(loc="lower left" if share < 0.2 else "lower center")
 
 
-def draw_reliability(figure: Figure, answers: Answers, figures: Mapping[str, Mapping[str, float]]) -> None:
+def draw_reliability(figure: Figure, split: str, answers: Answers, figures: Mapping[str, Mapping[str, float]]) -> None:
     """Share of melanomas beside the predicted probability, in bins of as many images each, before and after."""
     shown = (
         ("Before calibration", answers.uncalibrated, VERMILLION, "calibration_error_uncalibrated"),
         ("Calibrated on validation", answers.probabilities, BLUE, "calibration_error"),
     )
-    for axes, (name, probabilities, colour, error) in zip(figure.subplots(1, 2), shown, strict=True):
-        bins = metrics.calibration_bins(probabilities)
-        table = pd.DataFrame({"p": probabilities, "y": answers.malignant}).groupby(bins).mean()
-        # Where melanoma is rare all bins lie in a corner, so each panel ends where its bins do.
-        end = min(1.0, 1.1 * float(table.to_numpy(np.float64).max()))
-        axes.plot([0, end], [0, end], color=GREY, linewidth=0.8, linestyle=":", label="calibrated")
-        size = f"{len(table)} bins of {len(bins) // len(table)} images or so"
-        axes.plot(table["p"], table["y"], "o", color=colour, markersize=6, clip_on=False, label=size)
-        axes.legend(loc="best")
-        axes.set(xlim=(0, end), ylim=(0, end), aspect="equal")
-        axes.set(xlabel="mean predicted probability", ylabel="share of melanomas")
+    figure.suptitle(f"Reliability, {split}", fontsize=11)
+    ends = []
+    for axes, (name, probabilities, colour, error) in zip(panels := figure.subplots(1, 2), shown, strict=True):
+        table = _bin_shares(probabilities, answers.malignant)
+        ends.append(min(1.0, 1.1 * float(table.to_numpy().max())))
+        axes.axline((0, 0), slope=1, color=GREY, linewidth=0.8, linestyle=":", label="calibrated")
+        reach = np.abs(table[["low", "high"]].to_numpy().T - table["share"].to_numpy())
+        style: dict[str, Any] = {"fmt": "o", "color": colour, "markersize": 6, "elinewidth": 0.8, "clip_on": False}
+        axes.errorbar(table["probability"], table["share"], reach, label="95 % Clopper-Pearson interval", **style)
+        size = f"{len(table)} bins of {len(probabilities) // len(table)} images or so"
+        axes.set(xlabel=f"mean predicted probability, {size}", ylabel="share of melanomas", aspect="equal")
         chance = figures["calibration_error_by_chance"]["value"]
         by_chance = f"; by chance {chance:.3f}" if colour == BLUE else ""
         axes.set_title(f"{name}\nerror {figures[error]['value']:.3f}{by_chance}")
+    for axes in panels:  # alike, and where melanoma is rare all bins lie in a corner
+        axes.set(xlim=(0, max(ends)), ylim=(0, max(ends)))
+    figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside lower center", ncols=2)
 
 
-def draw_confusion(figure: Figure, answers: Answers) -> None:
+def _bin_shares(probabilities: Floats, malignant: Bools) -> pd.DataFrame:
+    """Return of each bin the mean `probability` and the `share` of melanomas, with its interval, `low` to `high`."""
+    table = pd.DataFrame({"probability": probabilities, "share": malignant.astype(np.float64)})
+    bins = table.groupby(metrics.calibration_bins(probabilities))
+    sizes = zip(bins["share"].sum(), bins.size(), strict=True)
+    limits = [binomtest(int(hits), int(n)).proportion_ci(0.95, method="exact") for hits, n in sizes]
+    return bins.mean().assign(low=[limit.low for limit in limits], high=[limit.high for limit in limits])
+
+
+def draw_confusion(figure: Figure, split: str, answers: Answers) -> None:
     """Counts of the decisions, shaded by the share of the row."""
     axes = figure.subplots()
     counts = sk.confusion_matrix(answers.malignant, answers.decisions, labels=[True, False])
@@ -72,7 +90,8 @@ def draw_confusion(figure: Figure, answers: Answers) -> None:
         colour = "white" if shares[row, column] > 0.55 else "black"
         text = f"{counts[row, column]:,}\n{shares[row, column]:.1%}"
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=13)
-    axes.set(title="Confusion, test split\n% of each actual class", xlabel="predicted", ylabel="actual")
+    title = f"Confusion, {split}".replace(": ", "\n")
+    axes.set(title=f"{title}\n% of each actual class", xlabel="predicted", ylabel="actual")
     axes.set_xticks([0, 1], ["melanoma", "benign"])
     axes.set_yticks([0, 1], ["melanoma", "benign"], rotation=90, va="center")
     axes.spines[:].set_visible(False)
@@ -131,19 +150,21 @@ def miss_lines(answers: Answers, index: pd.DataFrame, shards: Shards, references
 def write_curves(folder: Path, answers: Answers, evaluation: Evaluation, drawn: bool = False) -> None:
     """Write the pictures of the answers: `roc`, `precision_recall`, `reliability` and `confusion`, `.png`.
 
-    Where the images are `drawn`, the first says so, and shows no dermatologists, who have not seen such.
+    Where the images are `drawn`, they say so, and the first shows no dermatologists, who have not seen such.
     """
     figures = evaluation.figures
     curve = trace_roc("this model", answers.scores, answers.malignant, figures["roc_auc"])
     band = evaluation.band, evaluation.confidence
     n, n_melanoma = len(answers.malignant), int(answers.malignant.sum())
-    title = f"ROC, test split: {n:,}{' drawn' if drawn else ''} images, {n_melanoma:,} melanoma"
-    write_figure(
-        folder / "roc.png", lambda figure: draw_roc(figure, title, [curve], band, figures, not drawn), height=5.6
-    )
-    write_figure(folder / "precision_recall.png", lambda figure: draw_precision_recall(figure, answers, figures))
-    write_figure(folder / "reliability.png", lambda figure: draw_reliability(figure, answers, figures), 8.4, 4.9)
-    write_figure(folder / "confusion.png", lambda figure: draw_confusion(figure, answers), 4.0, 4.0)
+    split = f"test split: {n:,}{' drawn' if drawn else ''} images, {n_melanoma:,} melanoma"
+    pictures: dict[str, tuple[Callable[[Figure], None], float, float]] = {
+        "roc": (lambda figure: draw_roc(figure, f"ROC, {split}", [curve], band, figures, not drawn), 5.4, 5.6),
+        "precision_recall": (lambda figure: draw_precision_recall(figure, split, answers, figures), 5.4, 5.0),
+        "reliability": (lambda figure: draw_reliability(figure, split, answers, figures), 8.4, 4.9),
+        "confusion": (lambda figure: draw_confusion(figure, split, answers), 4.0, 4.2),
+    }
+    for name, (draw, width, height) in pictures.items():
+        write_figure(folder / f"{name}.png", draw, width, height)
 
 
 def write_distances(path: Path, pairs: MeasuredPairs, margin: float | None) -> None:

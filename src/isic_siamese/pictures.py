@@ -31,7 +31,7 @@ CHOSEN: dict[str, Any] = {
     "markerfacecolor": "none",  # nothing under it is hidden
     "markeredgewidth": 2,
     "linestyle": "",
-    "label": "threshold of validation",
+    "label": "operating point, set on validation",
 }
 
 

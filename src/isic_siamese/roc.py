@@ -15,11 +15,12 @@ from isic_siamese.bootstrap import figure_text
 from isic_siamese.measures import DERMATOLOGISTS, GRID, study_name
 from isic_siamese.pictures import BLUE, CHOSEN, GREEN, GREY, ORANGE, PURPLE, VERMILLION, unit_axes
 
-STUDIES = {
-    "haenssle_2018": ("^", VERMILLION),
-    "brinker_2019": ("s", GREEN),
-    "haenssle_2020": ("D", ORANGE),
-    "phillips_2019": ("v", PURPLE),
+# The last is hollow and larger, because it lies on the one before.
+STUDIES: dict[str, dict[str, Any]] = {
+    "haenssle_2018": {"marker": "^", "color": VERMILLION},
+    "brinker_2019": {"marker": "s", "color": GREEN},
+    "haenssle_2020": {"marker": "D", "color": ORANGE},
+    "phillips_2019": {"marker": "v", "markersize": 13, "markerfacecolor": "none", "markeredgecolor": PURPLE},
 }
 STUDIES_LEGEND: dict[str, Any] = {
     "loc": "lower right",
@@ -32,6 +33,7 @@ LINES: tuple[dict[str, Any], ...] = (
     {"color": BLUE},
     {"color": "black", "linewidth": 1.0, "linestyle": "--"},
     {"color": GREY, "linewidth": 1.0, "linestyle": "-."},
+    {"linestyle": ""},  # of one that would hide another: its area alone
 )
 
 
@@ -71,7 +73,7 @@ def draw_roc(
     Args:
         figure: to draw on.
         title: of the picture.
-        curves: the network's, then at most two of its controls.
+        curves: the network's, then those of at most two of its controls, then one that is named but not drawn.
         band: low and high end of the network's sensitivity on `measures.GRID`, `(2, G)`, and their confidence.
         decisions: the network's figures at its threshold, `sensitivity` and `specificity`.
         studies: whether to show dermatologists, on lesions of their own; none has seen drawn ones.
@@ -79,7 +81,7 @@ def draw_roc(
     axes = unit_axes(figure, title, "1 - specificity", "sensitivity")
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
     ends, confidence = band
-    label = f"{100 * confidence:g} % interval at each point, patients resampled"
+    label = f"{100 * confidence:g} % of the resamples of patients, at each point"
     shown: list[Artist] = [axes.fill_between(GRID, *ends, color=BLUE, alpha=0.18, linewidth=0, label=label)]
     for curve, style in zip(curves, LINES[: len(curves)], strict=True):
         label = f"{curve.name}, AUC {figure_text(curve.area)}"
@@ -91,8 +93,7 @@ def draw_roc(
 
 
 def _plot_study(axes: Axes, study: str) -> Line2D:
-    marker, colour = STUDIES[study]
     sensitivity, specificity = DERMATOLOGISTS[study]
-    style: dict[str, Any] = {"color": colour, "markersize": 7, "markeredgecolor": "white", "linestyle": "", "zorder": 3}
-    (point,) = axes.plot(1 - specificity, sensitivity, marker=marker, label=study_name(study), **style)
+    style: dict[str, Any] = {"markersize": 7, "markeredgecolor": "white", "linestyle": "", "zorder": 3} | STUDIES[study]
+    (point,) = axes.plot(1 - specificity, sensitivity, label=study_name(study), **style)
     return point
