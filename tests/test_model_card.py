@@ -45,10 +45,12 @@ def test_the_card_holds_the_figures_with_their_intervals() -> None:
     assert any("does not reach 0.80" in line for line in lines)
     assert "not a diagnostic device" in " ".join(lines)
     assert not any("drawn images" in line for line in lines)
+    assert "| Brinker 2019 (74.1 / 60.0 %) | 0.873 (0.800 to 0.950) | 0.873 (0.800 to 0.950) |" in lines
 
 
-def test_the_card_of_the_demo_says_that_it_is_of_no_skin() -> None:
-    assert "these figures say nothing of skin" in compose_card("demo", 0.95, some_numbers())
+def test_the_card_of_the_demo_says_that_it_is_of_no_skin_and_no_dermatologist_has_seen() -> None:
+    card = compose_card("demo", 0.95, some_numbers())
+    assert "these figures say nothing of skin" in card and "their own studies" not in card
 
 
 def test_the_readme_has_the_figures_of_the_demo_and_else_stays_as_it_is() -> None:

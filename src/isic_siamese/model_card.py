@@ -32,10 +32,14 @@ FIGURES = {
     "sensitivity": "Sensitivity",
     "specificity": "Specificity",
     "ppv": "Positive predictive value",
+    "ppv_isic2020": "... were 1.76 % of the lesions melanoma, as in ISIC 2020",
     "npv": "Negative predictive value",
     "f1": "F1",
     "brier": "Brier score",
+    "brier_by_prevalence": "... of the share of melanomas as the probability of each image",
     "brier_uncalibrated": "Brier score before calibration",
+    "calibration_slope": "Calibration slope (1; below: too extreme)",
+    "calibration_intercept": "Calibration in the large (0; above: too low)",
     "calibration_error": "Calibration error",
     "calibration_error_by_chance": "... expected by chance from a calibrated model on this sample",
     "calibration_error_uncalibrated": "Calibration error before calibration",
@@ -74,8 +78,9 @@ LIMITS = """\
   % of a side are not recognised.
 - Intervals reflect sampling of patients in one test split, for one training run. They cover neither training variance
   nor the shift to another clinic, so figures for a new population may lie outside them.
-- Probability calibration assumes the prevalence of melanoma in the validation split, which is also the threshold. At
-  another prevalence, both are off: multiply the odds by the ratio of the two prevalence odds.
+- Probabilities are calibrated at the prevalence of melanoma in the validation split. At another prevalence they are
+  off, while the decisions, if images are otherwise alike, keep their sensitivity and specificity: multiply the odds of
+  the probability by the ratio of the two prevalence odds and, to compare it with the threshold, those of the threshold.
 """
 
 
@@ -87,7 +92,7 @@ def compose_card(release: str, confidence: float, numbers: Numbers) -> str:
         confidence: of every interval.
         numbers: the content of `metrics/<name>.json` by each name of `SOURCES`.
     """
-    figures = _figures(confidence, numbers)
+    figures = _figures(release, confidence, numbers)
     return "\n".join([*_head(release), USE, *_data(numbers["split"]), *figures, LIMITS.rstrip(), ""])
 
 
@@ -121,26 +126,21 @@ def _data(split: Numbers) -> Iterator[str]:
     yield ""
 
 
-def _figures(confidence: float, numbers: Numbers) -> Iterator[str]:
+def _figures(release: str, confidence: float, numbers: Numbers) -> Iterator[str]:
     evaluation = numbers["evaluate"]
     yield "## Figures"
     yield ""
-    yield f"Test split, read once; in brackets the {100 * confidence:g} % interval: Student's t with the standard error"
-    yield "of a patient-level bootstrap. Where all resamples agree, a rate has a Clopper-Pearson interval over"
-    yield "patients, and the mean of two rates the mean of their limits; other figures have none. Nor has the"
-    yield "calibration error, which sampling noise biases upwards."
+    yield f"Test split, read once in this run; in brackets the {100 * confidence:g} % interval: Student's t with the"
+    yield "standard error of a patient-level bootstrap. Where all resamples agree, a rate has a Clopper-Pearson"
+    yield "interval over patients, and the mean of two rates the mean of their limits; other figures have none. Nor"
+    yield "has the calibration error, which sampling noise biases upwards. Accuracy, predictive values, average"
+    yield "precision, F1 and Brier score hold at the prevalence of this split."
     yield ""
     yield f"**Goal of 80 % accuracy**: {evaluation['goal']}."
     yield ""
     yield from _table("figure", {title: evaluation.get(name) for name, title in FIGURES.items()})
-    yield "Against dermatologists in reader studies (sensitivity / specificity):"
-    yield ""
-    yield "| study | our specificity at their sensitivity | our sensitivity at their specificity |"
-    yield "|---|---|---|"
-    for study, rates in DERMATOLOGISTS.items():
-        ours, theirs = evaluation["at_dermatologists"][study], " / ".join(f"{100 * rate:.1f}" for rate in rates)
-        yield f"| {study_name(study)} ({theirs} %) | {_cell(ours['specificity'])} | {_cell(ours['sensitivity'])} |"
-    yield ""
+    if release != "demo":  # nobody has seen drawn lesions
+        yield from _dermatologists(evaluation["at_dermatologists"])
     yield "Controls on the same splits, ROC AUC:"
     yield ""
     controls = numbers["controls"]
@@ -151,8 +151,20 @@ def _figures(confidence: float, numbers: Numbers) -> Iterator[str]:
     yield from _groups(evaluation["groups"])
 
 
+def _dermatologists(figures: Numbers) -> Iterator[str]:
+    yield "Beside dermatologists (sensitivity / specificity), on the lesions of their own studies; Phillips 2019 is a"
+    yield "meta-analysis of studies with and without dermoscopy. Ours are read off the curve of the test split:"
+    yield ""
+    yield "| study | our specificity at their sensitivity | our sensitivity at their specificity |"
+    yield "|---|---|---|"
+    for study, rates in DERMATOLOGISTS.items():
+        ours, theirs = figures[study], " / ".join(f"{100 * rate:.1f}" for rate in rates)
+        yield f"| {study_name(study)} ({theirs} %) | {_cell(ours['specificity'])} | {_cell(ours['sensitivity'])} |"
+    yield ""
+
+
 def _groups(groups: Numbers) -> Iterator[str]:
-    yield "By group; no figure with fewer than 10 images of a class:"
+    yield "By group; no share of fewer than 10 images:"
     yield ""
     yield "| group | images | melanomas | ROC AUC | sensitivity | specificity |"
     yield "|---|---|---|---|---|---|"
@@ -184,7 +196,7 @@ def update_readme(readme: str, numbers: Numbers) -> str:
     evaluation, controls = numbers["evaluate"], numbers["controls"]
     counts = evaluation["counts"]["test"]
     figures = [evaluation["roc_auc"], evaluation["balanced_accuracy"]]
-    figures += [controls[name]["roc_auc"] for name in ("mean_colour", "imagenet_features")]
+    figures += [controls[name]["roc_auc"] for name in ("mean_colour", "imagenet_votes")]
     cells = [f"{counts['images']} ({counts['melanomas']})", counts["patients"], *map(figure_text, figures)]
     lines = {"On the demo: ": f"{evaluation['goal']}.", "| demo (drawn) | ": " | ".join(map(str, cells)) + " |"}
     for start, rest in lines.items():
