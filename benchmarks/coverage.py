@@ -16,12 +16,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.special import expit
 from scipy.stats import norm
 from tqdm import trange
 
 from isic_siamese import metrics
 from isic_siamese.arrays import Bools, Floats
 from isic_siamese.bootstrap import draw_resamples, figure, percentile_ends, rate_figure, resample_images
+from isic_siamese.measures import ISIC_2020, MOST
 from isic_siamese.shards import read_index
 from isic_siamese.splits import read_splits, rows_of
 
@@ -83,8 +85,14 @@ def measure_split(split: Split, threshold: float, weights: Floats) -> dict[str, 
     """Return the figures whose intervals are looked at, for each row of `weights` `(B, N)`."""
     curve = metrics.sweep(split.scores, split.malignant, weights)
     rates = metrics.decision_figures(split.scores >= threshold, split.malignant, weights)
-    areas = {"roc_auc": metrics.roc_auc(curve), "average_precision": metrics.average_precision(curve)}
-    return areas | {name: rates[name] for name in ("balanced_accuracy", "sensitivity", "specificity")}
+    probabilities = expit(2 * threshold * (split.scores - threshold))  # true where both classes are equally frequent
+    return {
+        "roc_auc": metrics.roc_auc(curve),
+        "average_precision": metrics.average_precision(curve),
+        **{name: rates[name] for name in ("balanced_accuracy", "sensitivity", "specificity")},
+        "ppv_isic2020": metrics.ppv_at(ISIC_2020, rates["sensitivity"], rates["specificity"]),
+        **metrics.calibration_line(probabilities, split.malignant, weights),
+    }
 
 
 def find_intervals(split: Split, threshold: float, rng: np.random.Generator) -> Iterator[tuple[str, str, Floats]]:
@@ -97,9 +105,10 @@ def find_intervals(split: Split, threshold: float, rng: np.random.Generator) -> 
         if name in of_rate:
             found = rate_figure(values[0], spread[name], CONFIDENCE, resamples.count_patients(of_rate[name]))
         else:
-            found = figure(values[0], spread[name], CONFIDENCE, resamples.n_rarer)
-        yield name, "ours", np.array([found.get("low", 0), found.get("high", 1)])
-        yield name, "percentiles", percentile_ends(spread[name], CONFIDENCE)
+            found = figure(values[0], spread[name], CONFIDENCE, resamples.n_rarer, MOST.get(name, 1.0))
+        yield name, "ours", np.array([found.get("low", -np.inf), found.get("high", np.inf)])
+        defined = spread[name][np.isfinite(spread[name])]
+        yield name, "percentiles", percentile_ends(defined, CONFIDENCE) if len(defined) else np.array([-np.inf, np.inf])
 
 
 def main() -> None:
@@ -121,12 +130,12 @@ def main() -> None:
             found[name, method].append(ends)
     sys.stdout.write(f"{release.n[0]} patients with a melanoma and {release.n[1]} without, {options.draws} draws\n\n")
     sys.stdout.write(
-        "| figure | truth | interval | holds it | lies above it | mean width |\n|---|---:|---|---:|---:|---:|\n"
+        "| figure | truth | interval | holds it | lies above it | median width |\n|---|---:|---|---:|---:|---:|\n"
     )
     for (name, method), intervals in found.items():
         low, high = np.transpose(intervals)
         holds, above = ((low <= truth[name]) & (truth[name] <= high)).mean(), (low > truth[name]).mean()
-        width = (high - low).mean()
+        width = np.median(high - low)
         sys.stdout.write(f"| {name} | {truth[name]:.3f} | {method} | {holds:.1%} | {above:.1%} | {width:.3f} |\n")
 
 
