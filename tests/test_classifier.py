@@ -14,7 +14,7 @@ from isic_siamese.classifier import (
     read_classifier,
     write_classifier,
 )
-from isic_siamese.errors import DataError
+from isic_siamese.errors import DataError, ParamsError
 
 
 def test_calibration_minimises_the_loss_that_platt_wrote_down() -> None:
@@ -42,6 +42,14 @@ def test_calibration_needs_both_classes() -> None:
         platt_calibration(np.zeros(3), np.zeros(3, bool))
     with pytest.raises(ValueError, match="3 melanoma and 0 benign"):
         platt_calibration(np.zeros(3), np.ones(3, bool))
+
+
+def test_votes_that_tell_nothing_apart_are_refused_by_the_parameters_that_make_them_so() -> None:
+    rng, malignant = np.random.default_rng(0), np.arange(60) < 20
+    scores = 0.4 + 1e-5 * rng.normal(size=60)
+    with pytest.raises(ParamsError, match=r"evaluate: the votes .* \(scores differ by .*e-06\); raise evaluate.temp"):
+        fit_classifier(scores, malignant, np.zeros(60), 5, 8)
+    fit_classifier(100 * scores, malignant, np.zeros(60), 5, 8)
 
 
 def test_the_threshold_is_the_share_of_melanomas_where_the_probability_is_true() -> None:

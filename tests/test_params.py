@@ -143,6 +143,12 @@ def test_a_wrong_key_of_a_section_is_named_with_the_section(tmp_path: Path, old:
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize("value", ["true", "8.0", "2"])
+def test_orientations_are_one_or_eight_as_a_whole_number(tmp_path: Path, value: str) -> None:
+    with pytest.raises(ParamsError, match=r"evaluate.orientations: input should be 1 or 8, got (True|8\.0|2)"):
+        Params(edited(tmp_path, "  orientations: 8", f"  orientations: {value}")).section("evaluate", EvaluateParams)
+
+
 def test_a_file_that_is_missing_or_not_yaml_and_a_missing_section_are_named(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     with pytest.raises(ParamsError, match="no such file; run from the root of the repository"):

@@ -11,9 +11,10 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from isic_siamese.arrays import Bools, Floats
-from isic_siamese.errors import explaining
+from isic_siamese.errors import ParamsError, explaining
 from isic_siamese.files import read_json, write_json
 from isic_siamese.params import Count
+from isic_siamese.votes import SILENT
 
 log = logging.getLogger(__name__)
 
@@ -35,14 +36,16 @@ def platt_calibration(scores: Floats, malignant: Bools) -> tuple[float, float]:
         raise ValueError(f"wanted scores of both classes, got {n_melanoma} melanoma and {n_benign} benign")
     targets = np.where(malignant, (n_melanoma + 1) / (n_melanoma + 2), 1 / (n_benign + 2))
     # A soft target t is one image counted t times as melanoma and 1 - t times as benign.
-    scale = float(np.std(scores)) or 1.0  # scores of 1e-8, by a penalty as large, would not move the solver
+    # Standardised: scores of 1e-8 would not move the solver, and those far from 0 make its matrices ill-conditioned.
+    centre, scale = float(scores.mean()), float(scores.std()) or 1.0
     model = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-10, max_iter=1000)
     model.fit(
-        np.tile(scores / scale, 2)[:, None],
+        np.tile((scores - centre) / scale, 2)[:, None],
         np.repeat([1, 0], len(scores)),
         sample_weight=np.concatenate([targets, 1 - targets]),
     )
-    return float(model.coef_[0, 0] / scale), float(model.intercept_[0])
+    slope = float(model.coef_[0, 0] / scale)
+    return slope, float(model.intercept_[0] - slope * centre)
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,13 @@ def fit_classifier(
 
     Raises:
         ValueError: one of the classes is absent.
+        ParamsError: the scores hardly differ.
     """
+    if not scores.std() > SILENT:
+        raise ParamsError(
+            f"evaluate: the votes tell no validation images apart (scores differ by {scores.std():.1e}); raise "
+            "evaluate.temperature, or lower evaluate.vote_penalty; 0.1 and 0.3 are the defaults"
+        )
     slope, intercept = platt_calibration(scores, malignant)
     if slope < 0:
         log.warning("the validation images are scored the wrong way round (slope %.3f): answers are turned over", slope)

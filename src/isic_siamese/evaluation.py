@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 from sklearn import metrics as sk
 
 from isic_siamese.arrays import Bools, Embeddings, Floats, Ints
@@ -15,7 +16,7 @@ from isic_siamese.classifier import Classifier
 from isic_siamese.distances import pair_distances
 from isic_siamese.measures import MOST, Answers, point_measures, rate_bases, resampled_measures
 from isic_siamese.metrics import chance_calibration_error, rank_auc
-from isic_siamese.params import Count, Fraction, Positive, Section
+from isic_siamese.params import Count, Fraction, Section
 from isic_siamese.references import WORDS, References
 
 Figure = dict[str, float]
@@ -23,13 +24,19 @@ Figure = dict[str, float]
 GOAL = 0.8  # the accuracy that the project set out for
 
 
+def _check_orientations(value: object) -> object:
+    if type(value) is int:  # to a Literal True is 1, and 8.0 is 8
+        return value
+    raise PydanticCustomError("orientations", "Input should be 1 or 8")
+
+
 class EvaluateParams(Section):
     """The section `evaluate` of `params.yaml`."""
 
     temperature: Annotated[float, Field(ge=1e-3)]  # under it rounding is louder than any neighbour
-    vote_penalty: Positive
+    vote_penalty: Annotated[float, Field(ge=1e-6, le=1e3)]
     neighbours: Count
-    orientations: Literal[1, 8]
+    orientations: Annotated[Literal[1, 8], BeforeValidator(_check_orientations)]
     resamples: Annotated[int, Field(ge=100)]
     confidence: Fraction
 

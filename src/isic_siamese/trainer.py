@@ -28,14 +28,13 @@ from isic_siamese.losses import (
 )
 from isic_siamese.steps import Step, cut_steps
 from isic_siamese.training_data import TrainingData, TrainParams, check_classes, training_key
-from isic_siamese.votes import vote_scores
+from isic_siamese.votes import SILENT, vote_scores
 
 PROJECTED = 4096  # images whose features are copied at a time, 41 MB
 STANDARDISED = 1024  # training images, at most, by which the features are standardised
 BACKBONE_RATE = 0.1  # learning rate of pretrained layers, as a part of that of the new ones
 LOGIT_SCALE = 10  # of unit embeddings; without it a logit would need weights that few epochs do not reach
 AHEAD = 16  # steps whose copies are pooled together on CUDA; on a CPU one: batches are small there anyway
-COLLAPSED = 1e-4  # standard deviation of the validation scores under which all embeddings are alike
 
 
 def learning_rate_factor(step: int, n_warmup: int, n_steps: int) -> float:
@@ -247,7 +246,7 @@ class Trainer:
                 "training: the embeddings are no longer finite; lower train.learning_rate, or raise train.warmup_epochs"
             )
         scores = vote_scores(embeddings, references, data.malignant[data.train_rows])
-        if not scores.std() > COLLAPSED:
+        if not scores.std() > SILENT:
             raise TrainingError(
                 f"training: all embeddings have become alike (scores differ by {scores.std():.1e}); "
                 "lower train.learning_rate, or raise train.warmup_epochs"

@@ -24,6 +24,7 @@ LEARNED, VOTERS = 8192, 1024  # references, at most, that are learned from, and 
 CHUNK = 4_000_000  # distances held at a time: 32 MB, whatever the size of the release
 VOTES_NPY, VOTES_JSON = "votes.npy", "votes.json"
 THREADS = 4  # of the matrix library, at most: with 16, matrices of this size take longer
+SILENT = 1e-4  # standard deviation of scores below which the votes tell nothing apart
 JITTER = 1e-6  # on the diagonal of a kernel whose references may be equal
 
 
