@@ -11,7 +11,9 @@ from isic_siamese.model_files import model_digest, read_facts, read_model, write
 from tests.test_encoder import photographs
 
 
-@pytest.mark.parametrize("name", ["test_efficientnet", "test_vit"])
+@pytest.mark.parametrize(
+    "name", ["test_efficientnet", "test_vit", "coat_lite_tiny"]
+)  # the last has tensors of several names
 def test_a_model_reads_as_it_was_written_and_gives_the_same_bytes_twice(tmp_path: Path, name: str) -> None:
     encoder = build_encoder(name, "none", 2, 16, 32)
     images = photographs(3, 32)

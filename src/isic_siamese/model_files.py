@@ -51,7 +51,8 @@ def write_model(folder: Path, encoder: SiameseEncoder, fit: Fit, margin: float |
     """
     frozen = deepcopy(encoder)
     frozen.freeze()
-    state = {name: tensor.contiguous().cpu() for name, tensor in frozen.state_dict().items()}
+    # A copy of each, because some encoders hold one tensor by several names, which safetensors refuses.
+    state = {name: tensor.contiguous().cpu().clone() for name, tensor in frozen.state_dict().items()}
     with replacing(folder / "model.safetensors") as temporary:
         temporary.write_bytes(save(state))  # not save_file, which would not say that the disk is full
     facts = ModelFacts(
