@@ -49,7 +49,7 @@ def test_folds_hold_each_image_once_and_share_no_patient() -> None:
 
 def test_more_folds_than_there_are_patients_for_are_refused() -> None:
     index = index_of(np.random.default_rng(0).random(200) < 0.3)
-    with pytest.raises(DataError, match=r"90 folds: .*; lower crossvalidate.folds, or use a release"):
+    with pytest.raises(DataError, match=r"crossvalidate.folds: with 90 one would .*; lower it, or use a release"):
         fold_patients(index, 90, np.random.default_rng(0))
 
 

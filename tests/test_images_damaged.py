@@ -68,6 +68,14 @@ def test_what_is_no_jpeg_is_refused(content: bytes) -> None:
         decode_image(content, 128)
 
 
+def test_a_jpeg_of_a_kind_that_pillow_cannot_read_is_not_called_something_else() -> None:
+    jpeg = bytearray(encode(draw(320, 240)))
+    start = jpeg.index(b"\xff\xc0")
+    jpeg[start + 4] = 12  # bits a sample
+    with pytest.raises(DataError, match="a damaged JPEG, or one of a kind that Pillow cannot read"):
+        decode_image(bytes(jpeg), 128)
+
+
 def test_another_kind_of_image_is_refused() -> None:
     buffer = io.BytesIO()
     draw(300, 200).save(buffer, "PNG")

@@ -89,6 +89,12 @@ def test_a_split_without_both_classes_is_refused() -> None:
         split_patients(index, {"train": 0.84, "val": 0.01, "test": 0.15}, np.random.default_rng(0))
 
 
+def test_a_test_split_that_is_too_small_is_what_the_others_leave() -> None:
+    index = release_like(0, 60, 20)
+    with pytest.raises(DataError, match=r"split test: wanted .*, or a smaller split\.train or split\.val$"):
+        split_patients(index, {"train": 0.6, "val": 0.39, "test": 0.01}, np.random.default_rng(0))
+
+
 def test_an_image_without_a_patient_and_shares_of_more_than_all_are_refused() -> None:
     index = release_like(0, 60, 20)
     wrong = [(index.assign(patient_id=index["patient_id"].mask(index["row"] == 3)), FRACTIONS)]

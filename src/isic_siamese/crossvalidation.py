@@ -74,8 +74,10 @@ def fold_patients(
     try:
         splits = split_patients(index, dict.fromkeys(names, 1 / folds), rng, shared)
     except DataError:
-        problem = f"{folds} folds: one would have fewer than 2 patients with melanoma, or fewer than 2 without"
-        raise DataError(f"{problem}; lower crossvalidate.folds, or use a release with more patients") from None
+        raise DataError(
+            f"crossvalidate.folds: with {folds} one would have fewer than 2 patients with melanoma, or fewer than 2 "
+            "without; lower it, or use a release with more patients"
+        ) from None
     return [rows_of(index, splits, name) for name in names]
 
 

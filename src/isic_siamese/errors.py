@@ -53,7 +53,8 @@ def run_command(main: Callable[[], None]) -> None:
     left behind.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for name, level in (("httpx", logging.WARNING), ("huggingface_hub", logging.ERROR)):  # each request, each retry
+        logging.getLogger(name).setLevel(level)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if not sys.stdout:  # None where it is closed
         sys.stdout = io.StringIO()

@@ -173,6 +173,8 @@ def _decode_any(jpeg: Jpeg, image_px: int, fit: Fit) -> Decoded:
     except UnidentifiedImageError:
         if not len(jpeg):
             raise DataError("not a JPEG: an empty file") from None
+        if jpeg[:3] == b"\xff\xd8\xff":
+            raise DataError("a damaged JPEG, or one of a kind that Pillow cannot read") from None
         raise DataError(f"not a JPEG (it begins with {bytes(jpeg[:8])!r})") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(str(error)) from None

@@ -111,10 +111,11 @@ def _check_both_classes(names: list[str], dealt: Floats) -> None:
         )
     for name, (patients, _, with_melanoma, _) in zip(names, dealt, strict=True):
         if with_melanoma < 2 or patients - with_melanoma < 2:
+            change = "a smaller split.train or split.val" if name == "test" else f"a larger split.{name}"
             raise DataError(
                 f"split {name}: wanted at least 2 patients with melanoma and 2 without, got {with_melanoma:.0f} and "
                 f"{patients - with_melanoma:.0f}; use a release with more patients (those who share a "
-                f"picture count as one), or a larger split.{name}"
+                f"picture count as one), or {change}"
             )
 
 
