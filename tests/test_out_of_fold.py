@@ -58,6 +58,12 @@ def test_among_images_of_one_patient_only_its_own_melanomas_and_benign_lesions_a
     assert 0.6 < figures["same_patient_mean_colour_roc_auc"]["value"] < 1
 
 
+def test_a_patient_who_is_drawn_twice_has_its_pairs_twice() -> None:
+    patient, malignant = np.array([0.0, 0, 1, 1]), np.array([True, False, True, False])
+    area = out_of_fold._auc_within(patient, np.array([0.9, 0.1, 0.2, 0.3]), malignant)  # one pair right, one wrong
+    assert area(np.array([[1.0, 1, 1, 1], [2, 2, 1, 1], [0, 0, 1, 1]])) == pytest.approx([1 / 2, 2 / 3, 0])
+
+
 def test_calibration_and_predictive_value_are_those_of_the_pooled_probabilities() -> None:
     answers = some_answers(1)
     figures: dict[str, Any] = pooled_figures(answers, EVALUATE, seed=0)

@@ -1,6 +1,6 @@
 """What a cross-validation found: the figures of the pooled out-of-fold answers, and their ROC curve as a picture."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +134,12 @@ def _draw_resamples(repeat: pd.DataFrame, params: EvaluateParams, seed: int) -> 
     return draw_resamples(repeat["patient_id"], _malignant(repeat), params.resamples, np.random.default_rng(seed))
 
 
+def _auc_within(patient: Floats, scores: Floats, malignant: Bools) -> Callable[[Floats], Floats]:
+    """Return a function from weights `(B, N)` to the ROC AUC among images of one patient, `(B,)`."""
+    alike = metrics.matched_auc(scores, malignant, patient, 0)
+    return lambda weights: alike(np.sqrt(weights))  # a patient drawn twice has its pairs twice, not four times
+
+
 def _measure(part: pd.DataFrame, malignant: Bools) -> Measure:
     """Return a function from weights `(B, N)` to the figures of one repeat, each `(B,)`."""
     probability, brightness = part["probability"].to_numpy(), part["brightness"].to_numpy()
@@ -143,7 +149,7 @@ def _measure(part: pd.DataFrame, malignant: Bools) -> Measure:
     for name, score in [("", probability), *((f"{name}_", part[f"{name}_score"].to_numpy()) for name in CONTROLS)]:
         areas[f"{name}roc_auc"] = metrics.rank_auc(score, malignant)
         areas[f"brightness_matched_{name}roc_auc"] = metrics.matched_auc(score, malignant, brightness, MATCHED)
-        areas[f"same_patient_{name}roc_auc"] = metrics.matched_auc(score, malignant, patient, 0)
+        areas[f"same_patient_{name}roc_auc"] = _auc_within(patient, score, malignant)
 
     def measure(weights: Floats) -> dict[str, Floats]:
         rates = metrics.decision_figures(decided, malignant, weights)
