@@ -18,7 +18,9 @@ def test_a_curve_has_the_area_of_its_scores() -> None:
 
 
 @pytest.mark.parametrize("studies", [True, False])
-def test_the_picture_shows_each_curve_the_interval_the_threshold_and_dermatologists_where_wanted(studies: bool) -> None:
+def test_the_picture_shows_each_curve_the_band_the_operating_point_and_dermatologists_where_wanted(
+    studies: bool,
+) -> None:
     figure = Figure()
     curves = [
         trace_roc("ours", SCORES, MALIGNANT, {"value": 0.8, "low": 0.7, "high": 0.9}),
@@ -33,9 +35,9 @@ def test_the_picture_shows_each_curve_the_interval_the_threshold_and_dermatologi
         drawn["ours, AUC 0.800 (0.700 to 0.900)"], np.stack([curves[0].false_alarm_rate, curves[0].sensitivity], axis=1)
     )
     assert np.array_equal(drawn["colour, AUC 0.500"], np.stack([GRID, GRID], axis=1))
-    assert np.allclose(drawn["threshold of validation"], [[0.4, 0.75]])
+    assert np.allclose(drawn["operating point, set on validation"], [[0.4, 0.75]])
     (area,) = axes.collections
-    assert area.get_label() == "90 % interval at each point, patients resampled"
+    assert area.get_label() == "90 % of the resamples of patients, at each point"
     vertices = np.asarray(area.get_paths()[0].vertices)
     for end in band:
         assert {*zip(GRID, end, strict=True)} <= {*map(tuple, vertices)}
@@ -46,5 +48,5 @@ def test_the_picture_shows_each_curve_the_interval_the_threshold_and_dermatologi
         assert [text.get_text() for text in of_studies[0].get_texts()][1] == "Brinker 2019"
         assert of_studies[0].get_title().get_text() == "dermatologists,\non lesions of their own studies"
     (legend,) = figure.legends
-    names = ["90 % interval", "ours, AUC", "colour, AUC", "threshold"]
+    names = ["90 % of the resamples", "ours, AUC", "colour, AUC", "operating point"]
     assert all(text.get_text().startswith(name) for text, name in zip(legend.get_texts(), names, strict=True))
