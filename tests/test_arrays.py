@@ -13,6 +13,7 @@ from isic_siamese.comparison import delong
 from isic_siamese.metrics import (
     brier,
     calibration_error,
+    calibration_line,
     decision_figures,
     matched_auc,
     rank_auc,
@@ -38,6 +39,7 @@ CALLS: dict[str, Callable[[Labels], Any]] = {
     "decision_figures": lambda y: list(decision_figures(SCORES > 0, y, EVEN).values()),
     "decisions": lambda y: list(decision_figures(y, SCORES > 0, EVEN).values()),
     "brier": lambda y: brier(np.clip(SCORES, 0, 1), y, EVEN),
+    "calibration_line": lambda y: list(calibration_line(np.clip(SCORES, 0, 1), y, EVEN).values()),
     "calibration_error": lambda y: calibration_error(np.clip(SCORES, 0, 1), y, EVEN),
     "delong": lambda y: delong(y, SCORES, SCORES**3).p,
     "draw_resamples": lambda y: draw_resamples(PATIENTS, y, 3, np.random.default_rng(0)).n_rarer,
@@ -77,3 +79,10 @@ def test_scores_of_a_table_keep_their_order_and_must_be_finite() -> None:
         np.testing.assert_array_equal(call(column), call(SCORES))
         with pytest.raises(ValueError, match="wanted scores that are finite, got"):
             call(broken)
+
+
+@pytest.mark.parametrize("name", ["sweep", "rank_auc", "matched_auc", "decision_figures", "brier", "calibration_line"])
+@pytest.mark.parametrize("labels", [np.append(MALIGNANT, True), MALIGNANT[:-1]])
+def test_labels_of_another_number_of_images_are_refused(name: str, labels: Labels) -> None:
+    with pytest.raises((ValueError, IndexError)):
+        CALLS[name](labels)

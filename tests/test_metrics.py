@@ -200,6 +200,29 @@ def test_true_probabilities_lie_on_a_line_of_slope_one_through_zero() -> None:
     assert extreme["calibration_slope"][0] == pytest.approx(0.5, abs=0.05)
 
 
+@pytest.mark.parametrize("probabilities", [[1e-9] * 6, [0.02, 0.03, 0.04, 0.01, 0.02, 0.02], [1e-3] * 3 + [1e-2] * 3])
+def test_probabilities_that_are_far_too_low_have_the_shift_that_mends_them(probabilities: list[float]) -> None:
+    """Newton's method alone would end far beyond it, where nothing has a slope."""
+    given, positive = np.array(probabilities), np.arange(6) < 5
+    intercept = metrics.calibration_line(given, positive, np.ones((1, 6)))["calibration_intercept"][0]
+    assert expit(logit(given) + intercept).sum() == pytest.approx(5)
+
+
+def test_resamples_of_rare_probabilities_at_another_prevalence_all_have_their_shift() -> None:
+    rng = np.random.default_rng(0)
+    odds = rng.normal(-4, 1, 60)  # of 1.8 % in the median, where half are melanoma
+    positive = rng.random(60) < expit(odds + 4)
+    line = metrics.calibration_line(expit(odds), positive, rng.integers(0, 4, (500, 60)).astype(float))
+    assert np.abs(line["calibration_intercept"] - 4).max() < 3 and np.abs(line["calibration_slope"]).max() < 5
+
+
+@pytest.mark.parametrize("value", [0.3, 0.0, 1.0])
+def test_probabilities_that_are_all_equal_have_no_slope(value: float) -> None:
+    line = metrics.calibration_line(np.full(6, value), np.arange(6) % 3 == 0, np.ones((1, 6)))
+    assert np.isnan(line["calibration_slope"]).all()
+    assert line["calibration_intercept"][0] == pytest.approx(logit(1 / 3) - logit(np.clip(value, 1e-12, 1 - 1e-12)))
+
+
 def test_classes_that_are_apart_or_absent_have_no_calibration_line() -> None:
     probabilities, positive = np.array([0.1, 0.3, 0.6, 0.9]), np.array([False, False, True, True])
     line = metrics.calibration_line(probabilities, positive, np.array([[1.0, 1, 1, 1], [1, 1, 0, 0]]))

@@ -14,7 +14,7 @@ from isic_siamese.arrays import Bools, Floats, Ints, as_bools, as_scores
 
 SMALL = 1e-9  # weights are whole numbers, so counts that differ by less are equal
 N_BINS = 10  # of the calibration error
-NEWTON_STEPS = 30  # of a logistic regression of one variable, which takes 5 to 10 where it has a solution
+NEWTON_STEPS = 60  # of a logistic regression of one variable, which takes 5 to 10 from near its solution
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,18 @@ def _share(counts: Floats) -> Floats:
 
 def sweep(scores: Floats, positive: Bools, weights: Floats) -> Curve:
     """Sweep the threshold over `scores` `(N,)` for each row of `weights` `(B, N)`; equal scores fall together."""
-    scores, positive = as_scores(scores), as_bools(positive)
+    scores, positive = _labelled(scores, positive)
     order = np.argsort(-scores, kind="stable")
     starts = np.flatnonzero(np.diff(scores[order], prepend=np.nan) != 0)
     ordered = weights[:, order]
     return Curve(*(_running_sum(ordered * of_class, starts) for of_class in (positive[order], ~positive[order])))
+
+
+def _labelled(scores: Floats, positive: Bools) -> tuple[Floats, Bools]:
+    scores, positive = as_scores(scores), as_bools(positive)
+    if scores.shape != positive.shape:  # an index of too many labels would leave out the last ones, silently
+        raise ValueError(f"wanted a label for each score, got {len(positive)} for {len(scores)}")
+    return scores, positive
 
 
 def _running_sum(weights: Floats, starts: Ints) -> Floats:
@@ -70,7 +77,7 @@ def rank_auc(scores: Floats, positive: Bools) -> Callable[[Floats], Floats]:
 
     The ranks are found once and not in each chunk of weights: 1.6 s instead of 18 for 2,000 resamples of 151,552 pairs.
     """
-    scores, positive = as_scores(scores), as_bools(positive)
+    scores, positive = _labelled(scores, positive)
     order = np.argsort(scores, kind="stable")
     ups, downs = order[positive[order]], order[~positive[order]]
     # Positives below each negative, and those below or level with it.
@@ -195,28 +202,34 @@ def calibration_line(probabilities: Floats, positive: Bools, weights: Floats) ->
 
     A `slope` of 1 is right, below it the probabilities are too extreme. The `intercept` is that of a slope of 1: above
     0 they are too low on the whole. Van Calster et al., "Calibration: the Achilles heel of predictive analytics", BMC
-    Med. 17 (2019), doi 10.1186/s12916-019-1466-7. NaN where no finite line fits best: the classes are apart.
+    Med. 17 (2019), doi 10.1186/s12916-019-1466-7. NaN where no finite line fits best: the classes are apart, or one is
+    absent, or all probabilities are equal. Those of 0 and 1 are taken for 1e-12 and 1 - 1e-12.
     """
     odds, outcomes = logit(as_scores(probabilities).clip(1e-12, 1 - 1e-12)), as_bools(positive)
-    one = np.ones((1, len(odds)))
-    slope = _logistic_fit(np.stack([one[0], odds]), 0 * odds, outcomes, weights)[:, 1]
-    return {"calibration_slope": slope, "calibration_intercept": _logistic_fit(one, odds, outcomes, weights)[:, 0]}
+    one, spread = np.ones_like(odds), odds.std() if np.ptp(odds) else np.nan
+    columns = np.stack([one, np.nan_to_num((odds - odds.mean()) / spread)])
+    slope = _logistic_fit(columns, 0 * odds, outcomes, weights)[:, 1] / spread
+    intercept = _logistic_fit(one[None], odds, outcomes, weights)[:, 0]
+    return {"calibration_slope": slope, "calibration_intercept": intercept}
 
 
 def _logistic_fit(columns: Floats, offset: Floats, outcomes: Bools, weights: Floats) -> Floats:
     """Return the coefficients `(B, k)` of `columns` `(k, N)` beside the `offset` `(N,)`, by Newton's method; or NaN."""
     found = np.zeros((len(weights), len(columns)))
-    step = found
-    with np.errstate(all="ignore"):
-        for _ in range(NEWTON_STEPS):
-            share = expit(found @ columns + offset)
-            gradient = (weights * (outcomes - share)) @ columns.T
-            curvature = np.einsum("in,bn,jn->bij", columns, weights * share * (1 - share), columns, optimize=True)
-            step = (np.linalg.pinv(np.nan_to_num(curvature)) @ gradient[..., None])[..., 0]
-            found = found + step
-            if not (np.abs(step) > SMALL).any():
-                break
-    found[~(np.abs(step).max(axis=1) <= SMALL)] = np.nan
+    for _ in range(NEWTON_STEPS):
+        share = expit(found @ columns + offset)
+        gradient = (weights * (outcomes - share)) @ columns.T
+        curvature = np.einsum("in,bn,jn->bij", columns, weights * share * (1 - share), columns, optimize=True)
+        # Bounded: from far off a step may lead to where all shares are 0 or 1, and nothing leads back.
+        step = (np.linalg.pinv(curvature) @ gradient[..., None])[..., 0]
+        step *= np.minimum(1, 2 / np.abs(step).max(axis=1, keepdims=True).clip(SMALL))
+        found += step
+        if np.abs(step).max() <= SMALL:
+            break
+    total = weights.sum(axis=1, keepdims=True)
+    best = (np.abs(step) <= SMALL) & (np.abs(gradient) <= SMALL * total)
+    mixed = (weights @ outcomes > 0) & (weights @ ~outcomes > 0)
+    found[~(best.all(axis=1) & mixed)] = np.nan
     return found
 
 
