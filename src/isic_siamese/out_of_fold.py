@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from isic_siamese import metrics
-from isic_siamese.arrays import Bools, Floats
+from isic_siamese.arrays import Bools, Floats, Ints
 from isic_siamese.bootstrap import Measure, Resamples, draw_resamples, mean_figures, percentile_ends, resample_images
 from isic_siamese.evaluation import EvaluateParams
 from isic_siamese.groups import group_figures
@@ -134,17 +134,29 @@ def _draw_resamples(repeat: pd.DataFrame, params: EvaluateParams, seed: int) -> 
     return draw_resamples(repeat["patient_id"], _malignant(repeat), params.resamples, np.random.default_rng(seed))
 
 
-def _auc_within(patient: Floats, scores: Floats, malignant: Bools) -> Callable[[Floats], Floats]:
-    """Return a function from weights `(B, N)` to the ROC AUC among images of one patient, `(B,)`."""
-    alike = metrics.matched_auc(scores, malignant, patient, 0)
-    return lambda weights: alike(np.sqrt(weights))  # a patient drawn twice has its pairs twice, not four times
+def _auc_within(patient: Ints, scores: Floats, malignant: Bools) -> Callable[[Floats], Floats]:
+    """Return a function from weights `(B, N)` to the ROC AUC among images of one patient, `(B,)`.
+
+    That is how often a melanoma outscores a benign image of the same `patient` `(N,)`; pairs weigh as their patient.
+    """
+    images = pd.DataFrame({"patient": patient, "score": scores, "image": np.arange(len(patient))})
+    pairs = images[malignant].merge(images[~malignant], on="patient", suffixes=("", "_benign"))
+    wins = (np.sign(pairs["score"].to_numpy() - pairs["score_benign"].to_numpy()) + 1) / 2
+    image = pairs["image"].to_numpy()
+
+    def measure(weights: Floats) -> Floats:
+        drawn = weights[:, image]
+        with np.errstate(invalid="ignore"):  # a resample without such a pair has no area: NaN
+            return np.asarray(drawn @ wins / drawn.sum(axis=1), np.float64)
+
+    return measure
 
 
 def _measure(part: pd.DataFrame, malignant: Bools) -> Measure:
     """Return a function from weights `(B, N)` to the figures of one repeat, each `(B,)`."""
     probability, brightness = part["probability"].to_numpy(), part["brightness"].to_numpy()
     decided = part["decision"].to_numpy() == 1
-    patient = pd.factorize(part["patient_id"])[0].astype(np.float64)
+    patient = pd.factorize(part["patient_id"])[0]
     areas = {}
     for name, score in [("", probability), *((f"{name}_", part[f"{name}_score"].to_numpy()) for name in CONTROLS)]:
         areas[f"{name}roc_auc"] = metrics.rank_auc(score, malignant)
