@@ -4,7 +4,7 @@ What would make the host wait for the device is refused: to bring together what 
 Neither the backward pass nor autocast can be had so: `tests/test_cuda.py` has them, on a GPU.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from isic_siamese import lesion_map
+from isic_siamese import augment, lesion_map, pooling
 from isic_siamese.image_source import ImageSource
 from isic_siamese.trainer import Trainer
 from isic_siamese.training_data import TrainParams
@@ -41,11 +41,16 @@ class NeverWait(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture(autouse=True)
-def fake(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No memory can be pinned, and what is kept per device is taken from the CPU."""
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No memory can be pinned, no number of cells counted, and no fake tensor is kept for other tests."""
     monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: tensor)
     inside = lesion_map._inside(torch.device("cpu"))
+    kept = [value for module in (augment, lesion_map, pooling) for value in vars(module).values()]
     monkeypatch.setattr(lesion_map, "_inside", inside.to)
+    yield
+    for function in kept:
+        if hasattr(function, "cache_clear"):
+            function.cache_clear()
 
 
 def move(run: Trainer) -> None:
