@@ -59,6 +59,12 @@ def test_every_figure_lies_within_its_interval(evaluation: Evaluation) -> None:
             assert figure["low"] <= figure["value"] <= figure["high"], name
 
 
+def test_slope_and_intercept_of_the_calibration_lie_in_the_middle_of_their_intervals(evaluation: Evaluation) -> None:
+    for name in ("calibration_slope", "calibration_intercept"):  # on no logit scale, though they may lie in [0, 1]
+        figure = evaluation.figures[name]
+        assert figure["high"] - figure["value"] == pytest.approx(figure["value"] - figure["low"])
+
+
 def test_the_band_rises(evaluation: Evaluation) -> None:
     low, high = evaluation.band
     assert evaluation.band.shape == (2, len(GRID))

@@ -84,6 +84,9 @@ def test_the_panels_of_the_reliability_end_alike_and_hold_every_interval(evaluat
         heights = np.stack([np.asarray(path.vertices)[:, 1] for path in bars.get_paths()])
         assert (heights[:, 0] >= 0).all() and (heights[:, 1] - heights[:, 0] > 0.2).all()
         assert heights.max() < ends[0][1][1]
+    table = figures._bin_shares(np.repeat([0.2, 0.6], 8), np.arange(16) >= 8)
+    assert table["low"].tolist() == pytest.approx([0, 0.025 ** (1 / 8)])
+    assert table["high"].tolist() == pytest.approx([1 - 0.025 ** (1 / 8), 1])
 
 
 def test_the_worst_misses_are_the_surest_of_each_kind() -> None:

@@ -72,6 +72,11 @@ def test_groups_have_their_own_figures_and_no_share_of_too_few_images() -> None:
     part = answers.take(of_image == "a")
     area = content["a"]["roc_auc"]
     assert area["value"] == pytest.approx(roc_auc_score(part.malignant, part.scores))
+    found = figures_of(replace(answers, decisions=answers.malignant), pd.DataFrame({"sex": of_image}), resamples, 0.95)
+    perfect = found["sex"]["a"]
+    patients = {"sensitivity": len({n // 2 for n in range(0, 100, 4)}), "specificity": 50}  # an interval of its own
+    for name, n in patients.items():
+        assert perfect[name]["low"] == pytest.approx(0.025 ** (1 / n))
     for name in ("roc_auc", "sensitivity", "specificity"):
         figure: dict[str, float] = content["a"][name]
         assert figure["low"] < figure["value"] < figure["high"]

@@ -143,6 +143,14 @@ def test_a_wrong_key_of_a_section_is_named_with_the_section(tmp_path: Path, old:
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(("value", "limit"), [("1.0e-7", "0.000001"), ("1.0e+4", "1000")])
+def test_a_penalty_that_leaves_nothing_to_learn_or_nothing_to_hear_is_refused(
+    tmp_path: Path, value: str, limit: str
+) -> None:
+    with pytest.raises(ParamsError, match=rf"evaluate.vote_penalty: input should be .*{limit}, got "):
+        Params(edited(tmp_path, "  vote_penalty: 0.3", f"  vote_penalty: {value}")).section("evaluate", EvaluateParams)
+
+
 @pytest.mark.parametrize("value", ["true", "8.0", "2"])
 def test_orientations_are_one_or_eight_as_a_whole_number(tmp_path: Path, value: str) -> None:
     with pytest.raises(ParamsError, match=r"evaluate.orientations: input should be 1 or 8, got (True|8\.0|2)"):

@@ -29,11 +29,11 @@ BENIGN, MELANOMA = BLUE, VERMILLION
 
 
 def draw_precision_recall(
-    figure: Figure, split: str, answers: Answers, figures: Mapping[str, Mapping[str, float]]
+    figure: Figure, sample: str, answers: Answers, figures: Mapping[str, Mapping[str, float]]
 ) -> None:
     """Precision-recall curve beside what chance gives."""
     axes = unit_axes(
-        figure, f"Precision and recall, {split}".replace(": ", "\n"), "recall (sensitivity)", "precision (PPV)"
+        figure, f"Precision and recall, {sample}".replace(": ", "\n"), "recall (sensitivity)", "precision (PPV)"
     )
     precision, recall, _ = sk.precision_recall_curve(answers.malignant, answers.scores)
     label = f"this model, average precision {figure_text(figures['average_precision'])}"
@@ -46,13 +46,13 @@ def draw_precision_recall(
     axes.legend(loc="lower left" if share < 0.2 else "lower center")
 
 
-def draw_reliability(figure: Figure, split: str, answers: Answers, figures: Mapping[str, Mapping[str, float]]) -> None:
+def draw_reliability(figure: Figure, sample: str, answers: Answers, figures: Mapping[str, Mapping[str, float]]) -> None:
     """Share of melanomas beside the predicted probability, in bins of as many images each, before and after."""
     shown = (
         ("Before calibration", answers.uncalibrated, VERMILLION, "calibration_error_uncalibrated"),
         ("Calibrated on validation", answers.probabilities, BLUE, "calibration_error"),
     )
-    figure.suptitle(f"Reliability, {split}", fontsize=11)
+    figure.suptitle(f"Reliability, {sample}", fontsize=11)
     ends = []
     for axes, (name, probabilities, colour, error) in zip(panels := figure.subplots(1, 2), shown, strict=True):
         table = _bin_shares(probabilities, answers.malignant)
@@ -60,7 +60,13 @@ def draw_reliability(figure: Figure, split: str, answers: Answers, figures: Mapp
         axes.axline((0, 0), slope=1, color=GREY, linewidth=0.8, linestyle=":", label="calibrated")
         reach = np.abs(table[["low", "high"]].to_numpy().T - table["share"].to_numpy())
         style: dict[str, Any] = {"fmt": "o", "color": colour, "markersize": 6, "elinewidth": 0.8, "clip_on": False}
-        axes.errorbar(table["probability"], table["share"], reach, label="95 % Clopper-Pearson interval", **style)
+        axes.errorbar(
+            table["probability"],
+            table["share"],
+            reach,
+            label="95 % Clopper-Pearson interval, images taken as independent",
+            **style,
+        )
         size = f"{len(table)} bins of {len(probabilities) // len(table)} images or so"
         axes.set(xlabel=f"mean predicted probability, {size}", ylabel="share of melanomas", aspect="equal")
         chance = figures["calibration_error_by_chance"]["value"]
@@ -72,7 +78,10 @@ def draw_reliability(figure: Figure, split: str, answers: Answers, figures: Mapp
 
 
 def _bin_shares(probabilities: Floats, malignant: Bools) -> pd.DataFrame:
-    """Return of each bin the mean `probability` and the `share` of melanomas, with its interval, `low` to `high`."""
+    """Return of each bin the mean `probability` and the `share` of melanomas, with its interval, `low` to `high`.
+
+    By Clopper and Pearson, as if no two images were of one patient: a bin has too few for a bootstrap.
+    """
     table = pd.DataFrame({"probability": probabilities, "share": malignant.astype(np.float64)})
     bins = table.groupby(metrics.calibration_bins(probabilities))
     sizes = zip(bins["share"].sum(), bins.size(), strict=True)
@@ -80,7 +89,7 @@ def _bin_shares(probabilities: Floats, malignant: Bools) -> pd.DataFrame:
     return bins.mean().assign(low=[limit.low for limit in limits], high=[limit.high for limit in limits])
 
 
-def draw_confusion(figure: Figure, split: str, answers: Answers) -> None:
+def draw_confusion(figure: Figure, sample: str, answers: Answers) -> None:
     """Counts of the decisions, shaded by the share of the row."""
     axes = figure.subplots()
     counts = sk.confusion_matrix(answers.malignant, answers.decisions, labels=[True, False])
@@ -90,7 +99,7 @@ def draw_confusion(figure: Figure, split: str, answers: Answers) -> None:
         colour = "white" if shares[row, column] > 0.55 else "black"
         text = f"{counts[row, column]:,}\n{shares[row, column]:.1%}"
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=13)
-    title = f"Confusion, {split}".replace(": ", "\n")
+    title = f"Confusion, {sample}".replace(": ", "\n")
     axes.set(title=f"{title}\n% of each actual class", xlabel="predicted", ylabel="actual")
     axes.set_xticks([0, 1], ["melanoma", "benign"])
     axes.set_yticks([0, 1], ["melanoma", "benign"], rotation=90, va="center")
@@ -156,12 +165,12 @@ def write_curves(folder: Path, answers: Answers, evaluation: Evaluation, drawn: 
     curve = trace_roc("this model", answers.scores, answers.malignant, figures["roc_auc"])
     band = evaluation.band, evaluation.confidence
     n, n_melanoma = len(answers.malignant), int(answers.malignant.sum())
-    split = f"test split: {n:,}{' drawn' if drawn else ''} images, {n_melanoma:,} melanoma"
+    sample = f"test split: {n:,}{' drawn' if drawn else ''} images, {n_melanoma:,} melanoma"
     pictures: dict[str, tuple[Callable[[Figure], None], float, float]] = {
-        "roc": (lambda figure: draw_roc(figure, f"ROC, {split}", [curve], band, figures, not drawn), 5.4, 5.6),
-        "precision_recall": (lambda figure: draw_precision_recall(figure, split, answers, figures), 5.4, 5.0),
-        "reliability": (lambda figure: draw_reliability(figure, split, answers, figures), 8.4, 4.9),
-        "confusion": (lambda figure: draw_confusion(figure, split, answers), 4.0, 4.2),
+        "roc": (lambda figure: draw_roc(figure, f"ROC, {sample}", [curve], band, figures, not drawn), 5.4, 5.6),
+        "precision_recall": (lambda figure: draw_precision_recall(figure, sample, answers, figures), 5.4, 5.0),
+        "reliability": (lambda figure: draw_reliability(figure, sample, answers, figures), 8.4, 4.9),
+        "confusion": (lambda figure: draw_confusion(figure, sample, answers), 4.0, 4.2),
     }
     for name, (draw, width, height) in pictures.items():
         write_figure(folder / f"{name}.png", draw, width, height)
