@@ -5,7 +5,7 @@ That is `docs/model-card.md`, and of `README.md` the lines on the demo.
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,12 +118,11 @@ def _data(split: Numbers) -> Iterator[str]:
     yield ""
     yield "Split by patient, official duplicates removed."
     yield ""
-    yield "| split | patients | images | melanomas |"
-    yield "|---|---|---|---|"
+    rows = []
     for name, counts in split.items():
         share = f"{counts['melanomas']:,} ({counts['melanoma_fraction']:.1%})"
-        yield f"| {name} | {counts['patients']:,} | {counts['images']:,} | {share} |"
-    yield ""
+        rows.append([name, f"{counts['patients']:,}", f"{counts['images']:,}", share])
+    yield from _table(["split", "patients", "images", "melanomas"], rows)
 
 
 def _figures(release: str, confidence: float, numbers: Numbers) -> Iterator[str]:
@@ -138,14 +137,15 @@ def _figures(release: str, confidence: float, numbers: Numbers) -> Iterator[str]
     yield ""
     yield f"**Goal of 80 % accuracy**: {evaluation['goal']}."
     yield ""
-    yield from _table("figure", {title: evaluation.get(name) for name, title in FIGURES.items()})
+    yield from _table(["figure", "value"], [[title, _cell(evaluation.get(name))] for name, title in FIGURES.items()])
     if release != "demo":  # nobody has seen drawn lesions
         yield from _dermatologists(evaluation["at_dermatologists"])
     yield "Controls on the same splits, ROC AUC:"
     yield ""
     controls = numbers["controls"]
-    rows = {title: controls[name]["roc_auc"] for name, title in CONTROLS.items()}
-    yield from _table("control", {"**This model**": evaluation["roc_auc"], **rows})
+    areas = {"**This model**": evaluation["roc_auc"]}
+    areas |= {title: controls[name]["roc_auc"] for name, title in CONTROLS.items()}
+    yield from _table(["control", "value"], [[title, _cell(area)] for title, area in areas.items()])
     yield f"Always answering benign has an accuracy of {controls['all_benign']['accuracy']['value']:.3f}."
     yield ""
     yield from _groups(evaluation["groups"])
@@ -155,32 +155,27 @@ def _dermatologists(figures: Numbers) -> Iterator[str]:
     yield "Beside dermatologists (sensitivity / specificity), on the lesions of their own studies; Phillips 2019 is a"
     yield "meta-analysis of studies with and without dermoscopy. Ours are read off the curve of the test split:"
     yield ""
-    yield "| study | our specificity at their sensitivity | our sensitivity at their specificity |"
-    yield "|---|---|---|"
+    rows = []
     for study, rates in DERMATOLOGISTS.items():
         ours, theirs = figures[study], " / ".join(f"{100 * rate:.1f}" for rate in rates)
-        yield f"| {study_name(study)} ({theirs} %) | {_cell(ours['specificity'])} | {_cell(ours['sensitivity'])} |"
-    yield ""
+        rows.append([f"{study_name(study)} ({theirs} %)", _cell(ours["specificity"]), _cell(ours["sensitivity"])])
+    yield from _table(["study", "our specificity at their sensitivity", "our sensitivity at their specificity"], rows)
 
 
 def _groups(groups: Numbers) -> Iterator[str]:
     yield "By group; no share of fewer than 10 images:"
     yield ""
-    yield "| group | images | melanomas | ROC AUC | sensitivity | specificity |"
-    yield "|---|---|---|---|---|---|"
+    rows = []
     for kind, members in groups.items():
         for name, figures in members.items():
             cells = [_cell(figures.get(figure)) for figure in ("roc_auc", "sensitivity", "specificity")]
-            title = f"{kind}: {name}".replace("_", " ")
-            yield f"| {title} | {figures['images']} | {figures['melanomas']} | {' | '.join(cells)} |"
-    yield ""
+            rows.append([f"{kind}: {name}".replace("_", " "), figures["images"], figures["melanomas"], *cells])
+    yield from _table(["group", "images", "melanomas", "ROC AUC", "sensitivity", "specificity"], rows)
 
 
-def _table(head: str, rows: Mapping[str, Numbers | None]) -> Iterator[str]:
-    yield f"| {head} | value |"
-    yield "|---|---|"
-    yield from (f"| {title} | {_cell(figure)} |" for title, figure in rows.items())
-    yield ""
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    lines = [f"| {' | '.join(map(str, cells))} |" for cells in (head, *rows)]
+    yield from (lines[0], "|" + "---|" * len(head), *lines[1:], "")
 
 
 def _cell(figure: Numbers | None) -> str:
