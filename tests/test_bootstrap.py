@@ -146,7 +146,7 @@ def test_rounding_is_no_spread() -> None:
 def test_a_figure_that_does_not_exist_is_left_out_of_a_mean() -> None:
     resamples = draw_resamples(pd.Series(["a", "b", "c", "d"]), np.arange(4) < 2, 20, np.random.default_rng(0))
     measure = lambda weights: {"sum": weights.sum(axis=1), "none": np.full(len(weights), np.nan)}  # noqa: E731
-    assert set(mean_figures([measure], resamples, 0.95, unbounded=["sum"])) == {"sum"}
+    assert set(mean_figures([measure], resamples, 0.95, most={"sum": None})) == {"sum"}
 
 
 def test_a_rate_whose_resamples_differ_keeps_their_interval() -> None:
@@ -167,7 +167,7 @@ def test_the_interval_of_a_difference_is_even_about_it_and_that_of_an_area_withi
         lambda weights: {name: weights @ values / weights.sum(axis=1) for name in ("gain", "area")},
         lambda weights: {name: weights @ values**2 / weights.sum(axis=1) for name in ("gain", "area")},
     ]
-    found = mean_figures(repeats, resamples, 0.95, unbounded=["gain"])
+    found = mean_figures(repeats, resamples, 0.95, most={"gain": None})
     assert found["gain"]["value"] == found["area"]["value"] == pytest.approx((values.mean() + (values**2).mean()) / 2)
     below, above = (abs(found["gain"][end] - found["gain"]["value"]) for end in ("low", "high"))
     assert below == pytest.approx(above)

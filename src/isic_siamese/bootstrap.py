@@ -1,6 +1,6 @@
 """Resample whole patients: images of one patient are alike, so images are not the independent draws."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,9 +99,9 @@ def _in_chunks(measure: Measure, resamples: Resamples, width: int) -> dict[str, 
 
 
 def mean_figures(
-    repeats: Sequence[Measure], resamples: Resamples, confidence: float, unbounded: Collection[str] = ()
+    repeats: Sequence[Measure], resamples: Resamples, confidence: float, most: Mapping[str, float | None]
 ) -> dict[str, dict[str, float]]:
-    """Return what all of `repeats` measure, as figures of their mean; `unbounded` names those that may be below 0.
+    """Return what all of `repeats` measure, as figures of their mean; `most` as in `figure`, by name where it is not 1.
 
     A resample draws patients once for all repeats, so that the interval is that of the mean, and does not pretend that
     repeats are new patients. A figure that does not exist, such as the AUC among images of equal brightness where there
@@ -115,8 +115,8 @@ def mean_figures(
     once = measure(np.ones((1, len(resamples.patient))))
     spread = resample_images(measure, resamples)
     found = {name: values[0] for name, values in once.items() if np.isfinite(values[0])}
-    most = {name: None if name in unbounded else 1.0 for name in found}
-    return {name: figure(found[name], spread[name], confidence, resamples.n_rarer, most[name]) for name in found}
+    limits = {name: most.get(name, 1.0) for name in found}
+    return {name: figure(found[name], spread[name], confidence, resamples.n_rarer, limits[name]) for name in found}
 
 
 def figure(
@@ -172,8 +172,19 @@ def rate_figure(rate: float, resampled: Floats, confidence: float, n_patients: i
     found = figure(rate, resampled, confidence, n_patients)
     if "low" in found:
         return found
-    low, high = binomtest(round(rate * n_patients), n_patients).proportion_ci(confidence, method="exact")
-    return found | {"low": float(low), "high": float(high)}
+    low, high = clopper_pearson(round(rate * n_patients), n_patients, confidence)
+    return found | {"low": low, "high": high}
+
+
+def clopper_pearson(hits: int, n: int, confidence: float) -> tuple[float, float]:
+    """Return the exact interval of the share of `hits` in `n`, independent of each other.
+
+    >>> low, high = clopper_pearson(0, 8, 0.95)
+    >>> low, round(high, 3)
+    (0.0, 0.369)
+    """
+    interval = binomtest(hits, n).proportion_ci(confidence, method="exact")
+    return float(interval.low), float(interval.high)
 
 
 def figure_text(figure: Mapping[str, float], sign: str = "") -> str:

@@ -86,7 +86,8 @@ def paired_bootstrap(
     malignant = np.asarray(repeats[0]["target"] == 1)
     resamples = draw_resamples(repeats[0]["patient_id"], malignant, n_resamples, rng)
     gains = [_measure_gain(part, malignant) for part in repeats]
-    return mean_figures(gains, resamples, confidence, unbounded=("roc_auc", "balanced_accuracy"))
+    differences = dict.fromkeys(("roc_auc", "balanced_accuracy"))  # which may lie below 0
+    return mean_figures(gains, resamples, confidence, differences)
 
 
 def _measure_gain(part: pd.DataFrame, malignant: Bools) -> Measure:

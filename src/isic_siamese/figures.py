@@ -1,19 +1,18 @@
 """Pictures of an evaluation: its curves, the distances of its pairs, the map of its embeddings, its worst misses."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from scipy.stats import binomtest
 from sklearn import metrics as sk
 from sklearn.decomposition import PCA
 
 from isic_siamese import metrics
 from isic_siamese.arrays import Bools, Embeddings, Floats, Ints
-from isic_siamese.bootstrap import figure_text
+from isic_siamese.bootstrap import clopper_pearson, figure_text
 from isic_siamese.evaluation import Evaluation, MeasuredPairs
 from isic_siamese.histograms import write_histograms
 from isic_siamese.measures import Answers
@@ -29,12 +28,10 @@ BENIGN, MELANOMA = BLUE, VERMILLION
 
 
 def draw_precision_recall(
-    figure: Figure, sample: str, answers: Answers, figures: Mapping[str, Mapping[str, float]]
+    figure: Figure, title: str, answers: Answers, figures: Mapping[str, Mapping[str, float]]
 ) -> None:
     """Precision-recall curve beside what chance gives."""
-    axes = unit_axes(
-        figure, f"Precision and recall, {sample}".replace(": ", "\n"), "recall (sensitivity)", "precision (PPV)"
-    )
+    axes = unit_axes(figure, title, "recall (sensitivity)", "precision (PPV)")
     precision, recall, _ = sk.precision_recall_curve(answers.malignant, answers.scores)
     label = f"this model, average precision {figure_text(figures['average_precision'])}"
     axes.step(recall, precision, where="post", color=BLUE, label=label, clip_on=False)
@@ -46,13 +43,13 @@ def draw_precision_recall(
     axes.legend(loc="lower left" if share < 0.2 else "lower center")
 
 
-def draw_reliability(figure: Figure, sample: str, answers: Answers, figures: Mapping[str, Mapping[str, float]]) -> None:
+def draw_reliability(figure: Figure, title: str, answers: Answers, figures: Mapping[str, Mapping[str, float]]) -> None:
     """Share of melanomas beside the predicted probability, in bins of as many images each, before and after."""
     shown = (
         ("Before calibration", answers.uncalibrated, VERMILLION, "calibration_error_uncalibrated"),
         ("Calibrated on validation", answers.probabilities, BLUE, "calibration_error"),
     )
-    figure.suptitle(f"Reliability, {sample}", fontsize=11)
+    figure.suptitle(title, fontsize=11)
     ends = []
     for axes, (name, probabilities, colour, error) in zip(panels := figure.subplots(1, 2), shown, strict=True):
         table = _bin_shares(probabilities, answers.malignant)
@@ -85,11 +82,11 @@ def _bin_shares(probabilities: Floats, malignant: Bools) -> pd.DataFrame:
     table = pd.DataFrame({"probability": probabilities, "share": malignant.astype(np.float64)})
     bins = table.groupby(metrics.calibration_bins(probabilities))
     sizes = zip(bins["share"].sum(), bins.size(), strict=True)
-    limits = [binomtest(int(hits), int(n)).proportion_ci(0.95, method="exact") for hits, n in sizes]
-    return bins.mean().assign(low=[limit.low for limit in limits], high=[limit.high for limit in limits])
+    low, high = zip(*(clopper_pearson(int(hits), int(n), 0.95) for hits, n in sizes), strict=True)
+    return bins.mean().assign(low=low, high=high)
 
 
-def draw_confusion(figure: Figure, sample: str, answers: Answers) -> None:
+def draw_confusion(figure: Figure, title: str, answers: Answers) -> None:
     """Counts of the decisions, shaded by the share of the row."""
     axes = figure.subplots()
     counts = sk.confusion_matrix(answers.malignant, answers.decisions, labels=[True, False])
@@ -99,7 +96,6 @@ def draw_confusion(figure: Figure, sample: str, answers: Answers) -> None:
         colour = "white" if shares[row, column] > 0.55 else "black"
         text = f"{counts[row, column]:,}\n{shares[row, column]:.1%}"
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=13)
-    title = f"Confusion, {sample}".replace(": ", "\n")
     axes.set(title=f"{title}\n% of each actual class", xlabel="predicted", ylabel="actual")
     axes.set_xticks([0, 1], ["melanoma", "benign"])
     axes.set_yticks([0, 1], ["melanoma", "benign"], rotation=90, va="center")
@@ -165,15 +161,26 @@ def write_curves(folder: Path, answers: Answers, evaluation: Evaluation, drawn: 
     curve = trace_roc("this model", answers.scores, answers.malignant, figures["roc_auc"])
     band = evaluation.band, evaluation.confidence
     n, n_melanoma = len(answers.malignant), int(answers.malignant.sum())
-    sample = f"test split: {n:,}{' drawn' if drawn else ''} images, {n_melanoma:,} melanoma"
-    pictures: dict[str, tuple[Callable[[Figure], None], float, float]] = {
-        "roc": (lambda figure: draw_roc(figure, f"ROC, {sample}", [curve], band, figures, not drawn), 5.4, 5.6),
-        "precision_recall": (lambda figure: draw_precision_recall(figure, sample, answers, figures), 5.4, 5.0),
-        "reliability": (lambda figure: draw_reliability(figure, sample, answers, figures), 8.4, 4.9),
-        "confusion": (lambda figure: draw_confusion(figure, sample, answers), 4.0, 4.2),
-    }
-    for name, (draw, width, height) in pictures.items():
-        write_figure(folder / f"{name}.png", draw, width, height)
+    counts = f"{n:,}{' drawn' if drawn else ''} images, {n_melanoma:,} melanoma"
+    beside, below = f"test split: {counts}", f"test split\n{counts}"
+    write_figure(
+        folder / "roc.png",
+        lambda figure: draw_roc(figure, f"ROC, {beside}", [curve], band, figures, not drawn),
+        height=5.6,
+    )
+    write_figure(
+        folder / "precision_recall.png",
+        lambda figure: draw_precision_recall(figure, f"Precision and recall, {below}", answers, figures),
+    )
+    write_figure(
+        folder / "reliability.png",
+        lambda figure: draw_reliability(figure, f"Reliability, {beside}", answers, figures),
+        8.4,
+        4.9,
+    )
+    write_figure(
+        folder / "confusion.png", lambda figure: draw_confusion(figure, f"Confusion, {below}", answers), 4.0, 4.2
+    )
 
 
 def write_distances(path: Path, pairs: MeasuredPairs, margin: float | None) -> None:

@@ -12,13 +12,12 @@ from isic_siamese.arrays import Bools, Floats, Ints
 from isic_siamese.bootstrap import Measure, Resamples, draw_resamples, mean_figures, percentile_ends, resample_images
 from isic_siamese.evaluation import EvaluateParams
 from isic_siamese.groups import group_figures
-from isic_siamese.measures import GRID, ISIC_2020
+from isic_siamese.measures import GRID, ISIC_2020, MOST
 from isic_siamese.pictures import write_figure
 from isic_siamese.roc import Roc, draw_roc
 
 CONTROLS = ["mean_colour", "imagenet_features", "imagenet_votes"]
 GAINS = {f"{name}_less_network_roc_auc": f"{name}_roc_auc" for name in CONTROLS}  # and what each is the gain of
-LINE = ("calibration_slope", "calibration_intercept")
 MATCHED = 5.0  # levels of 255: two images whose mean brightness differs by no more are alike in it
 # The curves of the picture: a column of the answers, its name, and its area in the figures. That of the last would hide
 # the network's.
@@ -51,7 +50,7 @@ def pooled_figures(answers: pd.DataFrame, params: EvaluateParams, seed: int) -> 
         "patients": repeats[0]["patient_id"].nunique(),
     }
     by_repeat = {str(number): float(measure(even)["roc_auc"][0]) for number, measure in enumerate(measures, start=1)}
-    pooled = mean_figures(measures, resamples, params.confidence, unbounded=[*GAINS, *LINE])
+    pooled = mean_figures(measures, resamples, params.confidence, MOST | dict.fromkeys(GAINS))
     return {**pooled, "roc_auc_by_repeat": by_repeat, "counts": counts}
 
 
