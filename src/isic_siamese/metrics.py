@@ -102,7 +102,7 @@ def matched_auc(scores: Floats, positive: Bools, trait: Floats, most: float) -> 
     That is how often a positive outscores a negative whose `trait` `(N,)` differs from its own by at most `most`; a tie
     counts half. With a trait that tells the classes apart by itself, it says what the scores know beyond that.
     """
-    scores, positive, trait = as_scores(scores), as_bools(positive), as_scores(trait)
+    (scores, positive), trait = _labelled(scores, positive), as_scores(trait)
     alike = (np.abs(trait[positive][:, None] - trait[~positive][None]) <= most).astype(np.float64)
     above = np.sign(scores[positive][:, None] - scores[~positive][None])
     wins = alike * (above + 1) / 2
@@ -183,7 +183,7 @@ def decision_figures(decision: Bools, positive: Bools, weights: Floats) -> dict[
 
 def brier(probabilities: Floats, positive: Bools, weights: Floats) -> Floats:
     """Mean squared distance of probability `(N,)` and outcome `(N,)`, `(B,)`."""
-    probabilities, outcomes = as_scores(probabilities), as_bools(positive)
+    probabilities, outcomes = _labelled(probabilities, positive)
     return np.asarray(weights @ (probabilities - outcomes) ** 2 / weights.sum(axis=1), np.float64)
 
 
@@ -205,7 +205,8 @@ def calibration_line(probabilities: Floats, positive: Bools, weights: Floats) ->
     Med. 17 (2019), doi 10.1186/s12916-019-1466-7. NaN where no finite line fits best: the classes are apart, or one is
     absent, or all probabilities are equal. Those of 0 and 1 are taken for 1e-12 and 1 - 1e-12.
     """
-    odds, outcomes = logit(as_scores(probabilities).clip(1e-12, 1 - 1e-12)), as_bools(positive)
+    probabilities, outcomes = _labelled(probabilities, positive)
+    odds = logit(probabilities.clip(1e-12, 1 - 1e-12))
     one, spread = np.ones_like(odds), odds.std() if np.ptp(odds) else np.nan
     columns = np.stack([one, np.nan_to_num((odds - odds.mean()) / spread)])
     slope = _logistic_fit(columns, 0 * odds, outcomes, weights)[:, 1] / spread
@@ -254,7 +255,7 @@ def chance_calibration_error(probabilities: Floats, rng: np.random.Generator, n_
 
 def calibration_error(probabilities: Floats, positive: Bools, weights: Floats) -> Floats:
     """Expected calibration error, `(B,)`: |mean probability - share of positives| of a bin, averaged over images."""
-    probabilities, outcomes = as_scores(probabilities), as_bools(positive)
+    probabilities, outcomes = _labelled(probabilities, positive)
     bins = calibration_bins(probabilities)
     gaps = np.zeros((len(probabilities), N_BINS))
     gaps[np.arange(len(bins)), bins] = probabilities - outcomes
