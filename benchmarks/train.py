@@ -8,8 +8,8 @@ release that the pipeline made, and draws images where there are none.
   32, as many images as ours embeds in such a step. They do not augment, which is in their favour.
 - from JPEGs: a DataLoader decodes both with Pillow each time, from memory. On CUDA a worker a core; on a CPU none,
   because they would take the cores from the encoder.
-- the bare encoder: forward, backward and optimizer on a batch that lies in memory. On CUDA it and the parts of a step
-  take one step's images, where ours sends the copies of several steps through a frozen encoder at once.
+- the bare encoder: forward, backward and optimizer on a batch that lies in memory, as do the regions of the lesions in
+  it. On CUDA it and the parts of a step take one step's images, where ours prepares those of several steps at once.
 - the run: as many drawn images as ISIC 2020 has, in a process of its own; on a CPU only some steps of it.
 """
 
@@ -40,14 +40,14 @@ from isic_siamese.augment import N_DRAWS, augment
 from isic_siamese.losses import contrastive_loss
 from isic_siamese.pairs import PairsParams, draw_pairs
 from isic_siamese.params import Params
+from isic_siamese.pooling import lesion_regions
 from isic_siamese.release import TRAIN_ZIP
 from isic_siamese.shards import Shards, read_index
-from isic_siamese.trainer import AHEAD, Trainer
+from isic_siamese.trainer import Trainer
 from isic_siamese.training_data import TrainingData
 
 PAIRS = 32  # of the two-branch loop on a CPU, a step
 JPEGS = 256  # at most, held in memory
-CUDA_STEPS = 3 * AHEAD  # a turn
 WARM_UP = 2  # steps of a turn before its clock starts
 ENDLESS = 10**9  # pairs of a pass of the two-branch loop, so that no turn comes to its end
 
@@ -155,13 +155,15 @@ def pairs_per_step(run: Trainer) -> int:
 def parts_of_a_step(run: Trainer) -> dict[str, Loop]:
     """Return what a step does beside the encoder, each by itself."""
     step = run.steps[middle(run)]
-    copies = run.images.take(step.rows[step.n_plain :])
+    images = run.images.take(step.rows)
+    copies = images[step.n_plain :]
     draws = torch.rand(len(copies), N_DRAWS)
     embeddings = torch.nn.functional.normalize(torch.randn(len(step.rows), run.params.embedding_dim)).to(run.device)
     embeddings.requires_grad_()
     return {
         "take the images": lambda: run.images.take(step.rows),
         "augment the copies": lambda: augment(copies, draws, run.recipe),
+        "find the lesions": lambda: lesion_regions(copies if run.features is not None else images),
         "loss and its gradient": lambda: torch.autograd.grad(run.loss(embeddings, step), embeddings),
         "optimizer (in the bare encoder too)": lambda: run.optimizer.step(),
     }
@@ -170,10 +172,11 @@ def parts_of_a_step(run: Trainer) -> dict[str, Loop]:
 def make_loops(run: Trainer, jpegs: list[bytes]) -> tuple[dict[str, Loop], dict[str, TwoBranches]]:
     """Return ours and the bare encoder, and the two-branch loops, by name."""
     images = run.images.take(run.steps[middle(run)].rows)
+    regions = lesion_regions(images)
 
     def bare() -> None:
         with torch.autocast(run.device.type, torch.bfloat16, enabled=run.bfloat16):
-            embeddings = run.encoder(images)
+            embeddings = run.encoder(images, regions)
         finish_step(run, embeddings.sum())
 
     shards, pairs = run.data.shards, run.data.pairs[["left", "right", "same"]].to_numpy()
@@ -278,7 +281,9 @@ def main() -> None:
     parser.add_argument("--shards", type=Path, default=Path("data/shards/train"), help="folder of shards")
     parser.add_argument("--jpegs", type=Path, default=Path("data/raw") / TRAIN_ZIP, help="zip of JPEGs")
     parser.add_argument("--rounds", type=int, default=7, help="times that every loop takes its turn")
-    parser.add_argument("--steps", type=int, help=f"a turn; by default 1 on a CPU, {CUDA_STEPS} on CUDA")
+    parser.add_argument(
+        "--steps", type=int, help="a turn; by default 1 on a CPU, on CUDA all that are prepared at once, thrice"
+    )
     parser.add_argument("--images", type=int, default=ISIC_IMAGES, help="of the run")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -288,7 +293,7 @@ def main() -> None:
         on_cuda = run.device.type == "cuda"
         if not on_cuda:
             torch.set_num_threads(1)
-        seconds = measure(run, jpegs, options.rounds, options.steps or (CUDA_STEPS if on_cuda else 1))
+        seconds = measure(run, jpegs, options.rounds, options.steps or (3 * run.ahead if on_cuda else 1))
         lines = [f"{describe(run)}; {options.rounds} rounds, medians; JPEGs {source}", "", *speed_tables(run, seconds)]
         sys.stdout.write("\n".join([*lines, ""]))
         sys.stdout.write("\n".join(["", *report_run(work, options.images, None if on_cuda else 4), ""]))

@@ -59,7 +59,7 @@ def move(run: Trainer) -> None:
         for tensors in (module._parameters, module._buffers):
             moved: Any = {name: tensor.detach().to(CUDA) for name, tensor in tensors.items() if tensor is not None}
             tensors.update(moved)
-    run.device, run.ahead = CUDA, 2
+    run.device = CUDA
     if run.features is not None:
         run.features = run.features.to(CUDA)
     run.images = ImageSource(run.data.shards, CUDA, resident=True)
@@ -80,10 +80,10 @@ def test_no_step_mixes_devices_or_makes_the_host_wait(
     run.encoder.train()
     with FAKE, torch.no_grad():
         move(run)
-        for _ in range(2):  # the first fills what is kept per device
-            run.embed_views(0, 0)
+        run.embed_views(0, 0)  # fills what is kept per device
         with NeverWait():  # type: ignore[no-untyped-call]
-            embeddings = run.embed_views(0, 0)
+            views, _ = run.prepare(0, [0, 1])
+            embeddings = run.embed_views(0, 0, views)
             for loss in LOSSES:
                 run.params = run.params.model_copy(update={"loss": loss})
                 assert run.loss(embeddings, run.steps[0]).device == CUDA

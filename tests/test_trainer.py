@@ -10,7 +10,7 @@ from isic_siamese.encoder import BUNDLED_ENCODER, SiameseEncoder
 from isic_siamese.errors import DataError, TrainingError
 from isic_siamese.losses import contrastive_loss, supervised_contrastive_loss, triplet_loss
 from isic_siamese.shards import Shards
-from isic_siamese.trainer import learning_rate_factor
+from isic_siamese.trainer import Views, learning_rate_factor
 from isic_siamese.training_data import TrainingData
 from tests.toy import RECIPE, draw_data, make_trainer
 
@@ -71,12 +71,13 @@ def test_known_features_give_the_embeddings_that_the_images_give(data: TrainingD
     np.testing.assert_allclose(validation.embeddings, run.validate().embeddings, atol=1e-5)
 
 
+@pytest.mark.parametrize("frozen_groups", [0, "all"])
 @pytest.mark.parametrize("apply_to", ["oversampled", "all"])
-def test_the_copies_of_many_steps_at_once_come_to_what_they_come_to_step_by_step(
-    data: TrainingData, apply_to: str
+def test_the_views_of_many_steps_at_once_come_to_what_they_come_to_step_by_step(
+    data: TrainingData, apply_to: str, frozen_groups: int | str
 ) -> None:
     def train_epoch(ahead: int, done: int = 0) -> list[float]:
-        run = make_trainer(data, frozen_groups="all")
+        run = make_trainer(data, frozen_groups=frozen_groups)
         run.recipe = RECIPE.model_copy(update={"apply_to": apply_to})
         run.ahead = ahead
         return [loss.item() for loss in run.run_steps(0, run.epoch_order(0), done)]
@@ -87,20 +88,21 @@ def test_the_copies_of_many_steps_at_once_come_to_what_they_come_to_step_by_step
     assert len(train_epoch(3, done=4)) == len(alone) - 4
 
 
-def test_which_copies_are_pooled_at_once_does_not_depend_on_where_a_run_goes_on(
-    data: TrainingData, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("frozen_groups", [0, "all"])
+def test_which_views_are_prepared_at_once_does_not_depend_on_where_a_run_goes_on(
+    data: TrainingData, monkeypatch: pytest.MonkeyPatch, frozen_groups: int | str
 ) -> None:
     """Else it would not end in the same bits."""
-    run = make_trainer(data, frozen_groups="all")
+    run = make_trainer(data, frozen_groups=frozen_groups)
     run.ahead = 3
     asked: list[list[int]] = []
-    pool = run.pool_copies
+    prepare = run.prepare
 
-    def noted(epoch: int, positions: list[int]) -> list[torch.Tensor]:
+    def noted(epoch: int, positions: list[int]) -> list[Views]:
         asked.append(positions)
-        return pool(epoch, positions)
+        return prepare(epoch, positions)
 
-    monkeypatch.setattr(run, "pool_copies", noted)
+    monkeypatch.setattr(run, "prepare", noted)
     order = run.epoch_order(0)
     list(run.run_steps(0, order))
     whole = asked.copy()
@@ -117,19 +119,22 @@ def test_how_many_images_go_through_a_frozen_encoder_at_once_changes_nothing_but
         run = make_trainer(data, frozen_groups="all")
         assert run.features is not None
         asked = torch.from_numpy(embed_rows(run.encoder, data.shards, data.val_rows, 8))
-        return [run.features, *run.pool_copies(0, [0, 1, len(run.steps) - 1]), asked]
+        prepared = [features for (features,) in run.prepare(0, [0, 1, len(run.steps) - 1])]
+        return [run.features, *prepared, asked]
 
     for few, many in zip(features_and_embeddings(3), features_and_embeddings(1000), strict=True):
         torch.testing.assert_close(few, many, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("encoder", ["test_efficientnet", "test_vit"])
-def test_a_step_without_copies_pools_none(data: TrainingData, encoder: str) -> None:
+@pytest.mark.parametrize("frozen_groups", [0, "all"])
+def test_a_step_without_copies_augments_none(data: TrainingData, encoder: str, frozen_groups: int | str) -> None:
     plain = data.pairs[(data.pairs["left_view"] == 0) & (data.pairs["right_view"] == 0)]
     plain_data = replace(data, pairs=plain.head(64).assign(block=0))
-    run = make_trainer(plain_data, encoder=encoder, stages=2, frozen_groups="all")
-    (copies,) = run.pool_copies(0, [0])
-    assert copies.shape == (0, len(run.encoder.centre))
+    run = make_trainer(plain_data, encoder=encoder, stages=2, frozen_groups=frozen_groups)
+    ((views, *_),) = run.prepare(0, [0])
+    rows = run.steps[0].rows
+    assert torch.equal(views, run.images.take(rows) if run.features is None else run.features[rows])
     assert run.run_step(0, 0).isfinite()
 
 

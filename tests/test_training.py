@@ -16,7 +16,7 @@ from isic_siamese import checkpoint
 from isic_siamese.embedding import embed_rows
 from isic_siamese.errors import TrainingError, run_command
 from isic_siamese.model_files import write_model
-from isic_siamese.trainer import Trainer
+from isic_siamese.trainer import Trainer, Views
 from isic_siamese.training import Trained, train
 from isic_siamese.training_data import TrainingData
 from tests.toy import draw_data, make_trainer
@@ -62,12 +62,12 @@ def test_a_run_that_was_interrupted_goes_on_and_ends_in_the_same_bits(
     def stop_now_and_then(trainer: Trainer) -> Trainer:
         step = trainer.run_step
 
-        def counted(epoch: int, position: int, copies: torch.Tensor | None = None) -> torch.Tensor:
+        def counted(epoch: int, position: int, views: Views | None = None) -> torch.Tensor:
             nonlocal steps
             steps += 1
             if steps % 7 == 0:
                 raise KeyboardInterrupt
-            return step(epoch, position, copies)
+            return step(epoch, position, views)
 
         trainer.run_step = counted  # type: ignore[method-assign]
         return trainer

@@ -26,6 +26,7 @@ from isic_siamese.losses import (
     supervised_contrastive_loss,
     triplet_loss,
 )
+from isic_siamese.pooling import lesion_regions
 from isic_siamese.steps import Step, cut_steps
 from isic_siamese.training_data import TrainingData, TrainParams, check_classes, training_key
 from isic_siamese.votes import SILENT, vote_scores
@@ -34,7 +35,10 @@ PROJECTED = 4096  # images whose features are copied at a time, 41 MB
 STANDARDISED = 1024  # training images, at most, by which the features are standardised
 BACKBONE_RATE = 0.1  # learning rate of pretrained layers, as a part of that of the new ones
 LOGIT_SCALE = 10  # of unit embeddings; without it a logit would need weights that few epochs do not reach
-AHEAD = 16  # steps whose copies are pooled together on CUDA; on a CPU one: batches are small there anyway
+AHEAD = 2  # batches of the encoder whose views are prepared together: on a GPU those of many steps, on a CPU of one
+
+# Of a step's views, what weights that learn take: features `(V, F)`, or images `(V, S, S, 3)` and their lesion regions.
+Views = tuple[Tensor, ...]
 
 
 def learning_rate_factor(step: int, n_warmup: int, n_steps: int) -> float:
@@ -87,7 +91,7 @@ class Trainer:
         n_views = [len(step.rows) for step in self.steps]
         _check_ranks(min(n_views))
         self.images_per_epoch = sum(n_views)
-        self.ahead = AHEAD if self.device.type == "cuda" else 1
+        self.ahead = max(1, AHEAD * self.encoder.batch_size // max(n_views))
         modules = nn.ModuleList([self.encoder, self.to_logit])
         rate = params.learning_rate * (1 if params.weights == "none" else BACKBONE_RATE)
         heads = nn.ModuleList([self.encoder.head, self.to_logit])
@@ -135,25 +139,24 @@ class Trainer:
     def run_steps(self, epoch: int, order: list[int], done: int = 0) -> Iterator[Tensor]:
         """Take the steps at `order`, but for the first `done`, and yield the loss of each, a scalar.
 
-        Where no layer of the backbone learns, the copies of the next `ahead` steps go through it at once. Which ones
-        go together must not depend on `done`: the last bits of a float sum depend on it.
+        What does not depend on weights that learn is done for the next `ahead` steps at once. Which ones go together
+        must not depend on `done`: the last bits of a float sum depend on it.
         """
         for start in range(done // self.ahead * self.ahead, len(order), self.ahead):
             positions = order[start : start + self.ahead]
-            pooled = self.pool_copies(epoch, positions) if self.features is not None else [None] * len(positions)
             todo = slice(max(0, done - start), None)
-            for position, copies in zip(positions[todo], pooled[todo], strict=True):
-                yield self.run_step(epoch, position, copies)
+            for position, views in zip(positions[todo], self.prepare(epoch, positions)[todo], strict=True):
+                yield self.run_step(epoch, position, views)
 
-    def run_step(self, epoch: int, position: int, copies: Tensor | None = None) -> Tensor:
+    def run_step(self, epoch: int, position: int, views: Views | None = None) -> Tensor:
         """Embed each view of a step once, compare its pairs, and move the weights; return the loss, a scalar.
 
-        `copies` is what `pool_copies` gave for the step.
+        `views` is what `prepare` gave for the step.
         """
         step = self.steps[position]
         if self.features is None:
             torch.manual_seed(self._seed(epoch, position) + ranks.rank())  # of dropout, in encoders that have it
-        embeddings = self.embed_views(epoch, position, copies)
+        embeddings = self.embed_views(epoch, position, views)
         loss = self.loss(ranks.gather(embeddings, len(step.rows)), step)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -162,44 +165,51 @@ class Trainer:
         self.schedule.step()
         return loss.detach()
 
-    def embed_views(self, epoch: int, position: int, copies: Tensor | None = None) -> Tensor:
+    def embed_views(self, epoch: int, position: int, views: Views | None = None) -> Tensor:
         """Return the embeddings of a step's views, float32 `(V, D)`; of several processes, this one's share of them."""
-        step = self.steps[position]
-        own, n_plain = ranks.share(len(step.rows)), self._n_plain(step)
-        if self.features is None:
-            draws = self._draws(epoch, position)[own]
-            return self.encoder.project(self._pool_views(step.rows[own], draws, max(0, n_plain - own.start)))
-        if copies is None:
-            (copies,) = self.pool_copies(epoch, [position])
-        plain = self.features[to_device(step.rows[:n_plain], self.device)]
-        return self.encoder.project(torch.cat([plain, copies])[own])
+        if views is None:
+            (views,) = self.prepare(epoch, [position])
+        return self.encoder.project(self._pool(*views) if self.features is None else views[0])
 
     @torch.no_grad()
-    def pool_copies(self, epoch: int, positions: list[int]) -> list[Tensor]:
-        """Return the features of the augmented views of some steps, float32 `(v, F)` each; each process pools a share.
+    def prepare(self, epoch: int, positions: list[int]) -> list[Views]:
+        """Return the views of some steps, copies augmented, as far as no weight that learns is needed.
 
-        Of several steps together, because a GPU takes little longer for hundreds of images than for a step's few.
+        Where no layer of the backbone learns, these are their features, else their images and the regions of the
+        lesions in them; of several processes each has its share. Of several steps together, because a GPU takes little
+        longer for hundreds of images than for a step's few.
         """
-        rows, draws = [], []
+        plain, copies, draws = [], [], []
         for position in positions:
-            n_plain = self._n_plain(self.steps[position])
-            rows.append(self.steps[position].rows[n_plain:])
-            draws.append(self._draws(epoch, position)[n_plain:])
-        views, n_views = torch.cat(rows), [len(part) for part in rows]
-        own = ranks.share(len(views))
-        size = self.encoder.batch_size
-        batches = zip(torch.split(views[own], size), torch.split(torch.cat(draws)[own], size), strict=True)
-        pooled = [self._pool_views(*batch, 0) for batch in batches if len(batch[0])]  # transformers take no empty batch
-        features = torch.cat([self.encoder.centre.new_empty(0, len(self.encoder.centre)), *pooled])
-        return list(torch.split(ranks.gather(features, len(views)), n_views))
+            rows = self.steps[position].rows
+            own = slice(0, len(rows)) if self.features is not None else ranks.share(len(rows))
+            first = min(max(own.start, self._n_plain(self.steps[position])), own.stop)  # of the copies
+            plain.append(rows[own.start : first])
+            copies.append(rows[first : own.stop])
+            draws.append(self._draws(epoch, position)[first : own.stop])
+        rows = torch.cat(plain)
+        if self.features is not None:
+            known = self.features[to_device(rows, self.device)]
+            features = _join(known, plain, self._pool_copies(torch.cat(copies), torch.cat(draws)), copies)
+            return [(part[ranks.share(len(part))],) for part in features]
+        augmented = augment(self.images.take(torch.cat(copies)), torch.cat(draws), self.recipe)
+        images = _join(self.images.take(rows), plain, augmented, copies)
+        regions = torch.split(lesion_regions(torch.cat(images)), [len(part) for part in images])
+        return list(zip(images, regions, strict=True))
 
-    def _pool_views(self, rows: Tensor, draws: Tensor, n_plain: int) -> Tensor:
-        """Return the features of the images at `rows` `(V,)`, augmented but for the first `n_plain`."""
-        images = self.images.take(rows)
-        if n_plain < len(rows):
-            images[n_plain:] = augment(images[n_plain:], draws[n_plain:], self.recipe)
+    def _pool_copies(self, rows: Tensor, draws: Tensor) -> Tensor:
+        """Return the features of the images at `rows` `(v,)`, augmented, `(v, F)`; each process pools a share."""
+        own, size = ranks.share(len(rows)), self.encoder.batch_size
+        features = [self.encoder.centre.new_empty(0, len(self.encoder.centre))]
+        for part, drawn in zip(torch.split(rows[own], size), torch.split(draws[own], size), strict=True):
+            if len(part):  # transformers take no empty batch
+                features.append(self._pool(augment(self.images.take(part), drawn, self.recipe)))
+        return ranks.gather(torch.cat(features), len(rows))
+
+    def _pool(self, images: Tensor, regions: Tensor | None = None) -> Tensor:
+        """Return the features of images, arguments as the encoder takes them, in the precision of the run."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            return self.encoder.features(images)
+            return self.encoder.features(images, regions)
 
     def _n_plain(self, step: Step) -> int:
         """Return how many views of a step, which come first, are not augmented."""
@@ -266,6 +276,12 @@ class Trainer:
         if ranks.n_ranks() == 1:
             return own
         return np.asarray(ranks.gather(torch.from_numpy(own).to(self.device), len(rows)).cpu().numpy(), np.float32)
+
+
+def _join(plain: Tensor, plain_rows: list[Tensor], copies: Tensor, copy_rows: list[Tensor]) -> list[Tensor]:
+    """Return of each step what `plain` and `copies` have of its rows, in that order."""
+    parts = [torch.split(plain, [len(rows) for rows in plain_rows]), torch.split(copies, [len(r) for r in copy_rows])]
+    return [torch.cat(pair) for pair in zip(*parts, strict=True)]
 
 
 def _some(rows: Ints) -> Ints:
