@@ -85,17 +85,32 @@ def test_a_closed_output_is_no_error() -> None:
     subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, check=True)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def listen() -> None:
+    """Heed Ctrl-C, as a process does that a terminal started; one in the background, as tests may be, ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def test_ctrl_c_during_imports_ends_a_stage_without_a_traceback() -> None:
+    stage = [sys.executable, "-X", "importtime", "-m", "stages.train"]
+    with subprocess.Popen(stage, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, preexec_fn=listen) as process:
+        assert process.stderr
+        assert any(line.endswith(" numpy\n") for line in process.stderr)  # torch is yet to come
+        process.send_signal(signal.SIGINT)
+        errors = process.stderr.read()
+    assert process.returncode == -signal.SIGINT and "Traceback" not in errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_stage_that_is_ended_takes_its_workers_along(tmp_path: Path, number: signal.Signals) -> None:
-    """A scheduler sends SIGTERM first: nothing half written is left then."""
+    """A terminal sends SIGINT, a scheduler first SIGTERM: nothing half written is left then."""
     (tmp_path / "params.yaml").write_text(DEMO)
     stage = [sys.executable, "-m", "stages.download"]
-    with subprocess.Popen(stage, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(stage, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, preexec_fn=listen) as process:
         while not list(tmp_path.glob("data/releases/demo/.*.zip")):
             assert process.poll() is None
             time.sleep(0.05)
         process.send_signal(number)
         process.communicate(timeout=60)  # the workers hold the pipe as well, until they end
     assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
-    if number == signal.SIGTERM:
+    if number != signal.SIGKILL:
         assert not list(tmp_path.glob("data/releases/demo/*.zip")) + list(tmp_path.glob("data/releases/demo/.*"))

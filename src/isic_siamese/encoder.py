@@ -1,5 +1,6 @@
 """The shared encoder of the Siamese network: it turns a lesion image into a unit embedding."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from difflib import get_close_matches
@@ -17,6 +18,8 @@ from isic_siamese.errors import ParamsError
 from isic_siamese.pooling import STATISTICS, lesion_regions, pool_regions
 from isic_siamese.relu6 import use_lean_relu6
 from isic_siamese.same_padding import use_lean_same_padding
+
+log = logging.getLogger(__name__)
 
 BUNDLED_ENCODER = "tf_efficientnet_lite0"  # the one whose ImageNet weights come inside a package
 # Images of 128x128 that go at once through an encoder that does not learn: on a CPU as many as its caches hold the maps
@@ -238,6 +241,7 @@ def build_encoder(name: str, weights: str, stages: int, embedding_dim: int, imag
 def _fetch_weights(name: str, image_px: int) -> dict[str, Tensor]:
     """Return the pretrained weights that timm has for the model, by its names."""
     advice = " It fetches them once, from the Hugging Face hub; which encoders have any: timm.list_pretrained()"
+    log.info("weights of %s: from the Hugging Face hub, if not fetched before", name)
     with _refusing(f"train.weights: timm has no weights at hand for {name}", advice):
         return dict(_create_backbone(name, image_px, pretrained=True).state_dict())
 

@@ -56,6 +56,8 @@ def run_command(main: Callable[[], None]) -> None:
     for name, level in (("httpx", logging.WARNING), ("huggingface_hub", logging.ERROR)):  # each request, each retry
         logging.getLogger(name).setLevel(level)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # as `stages` has it during imports
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if not sys.stdout:  # None where it is closed
         sys.stdout = io.StringIO()
     try:
