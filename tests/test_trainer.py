@@ -4,7 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
+from isic_siamese import votes
 from isic_siamese.embedding import embed_rows
 from isic_siamese.encoder import BUNDLED_ENCODER, SiameseEncoder
 from isic_siamese.errors import DataError, TrainingError
@@ -153,11 +155,19 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero() -> None:
     assert np.all(np.diff(factors[:10]) > 0) and np.all(np.diff(factors[10:]) < 0) and factors[-1] < 0.001
 
 
-def test_the_validation_auc_compares_with_the_training_images(data: TrainingData) -> None:
-    run = make_trainer(data)
-    embeddings = embed_rows(run.encoder, data.shards, np.arange(128))
-    assert embeddings.shape == (128, 8) and embeddings.dtype == np.float32
-    assert 0 <= run.validate().roc_auc <= 1
+@pytest.mark.parametrize("learned", [20, 1000])  # fewer than the training images, and more
+@pytest.mark.parametrize("frozen_groups", [0, "all"])
+def test_the_validation_auc_is_that_of_the_votes_of_the_training_images(
+    data: TrainingData, monkeypatch: pytest.MonkeyPatch, learned: int, frozen_groups: int | str
+) -> None:
+    monkeypatch.setattr(votes, "LEARNED", learned)
+    run = make_trainer(data, frozen_groups=frozen_groups)
+    train, val = (embed_rows(run.encoder, data.shards, rows) for rows in (data.train_rows, data.val_rows))
+    validation = run.validate()
+    np.testing.assert_allclose(validation.embeddings, val, atol=1e-6)
+    assert validation.embeddings.dtype == np.float32
+    scores = votes.vote_scores(val, train, data.malignant[data.train_rows])
+    assert validation.roc_auc == pytest.approx(roc_auc_score(data.malignant[data.val_rows], scores))
 
 
 def test_the_key_of_a_run_changes_with_all_that_its_result_depends_on(data: TrainingData, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from isic_siamese.losses import (
 from isic_siamese.pooling import lesion_regions
 from isic_siamese.steps import Step, cut_steps
 from isic_siamese.training_data import TrainingData, TrainParams, check_classes, training_key
-from isic_siamese.votes import SILENT, vote_scores
+from isic_siamese.votes import SILENT, learned_from, vote_scores
 
 PROJECTED = 4096  # images whose features are copied at a time, 41 MB
 STANDARDISED = 1024  # training images, at most, by which the features are standardised
@@ -250,12 +250,13 @@ class Trainer:
             TrainingError: all images have the same embedding, or one that is not finite.
         """
         data = self.data
-        references, embeddings = self._embed(data.train_rows), self._embed(data.val_rows)
+        heard = data.train_rows[learned_from(data.malignant[data.train_rows])]
+        references, embeddings = self._embed(heard), self._embed(data.val_rows)
         if not (np.isfinite(references).all() and np.isfinite(embeddings).all()):
             raise TrainingError(
                 "training: the embeddings are no longer finite; lower train.learning_rate, or raise train.warmup_epochs"
             )
-        scores = vote_scores(embeddings, references, data.malignant[data.train_rows])
+        scores = vote_scores(embeddings, references, data.malignant[heard])
         if not scores.std() > SILENT:
             raise TrainingError(
                 f"training: all embeddings have become alike (scores differ by {scores.std():.1e}); "

@@ -87,7 +87,7 @@ def fit_votes(
     malignant = as_bools(malignant)
     if len(references) != len(malignant) or malignant.all() or not malignant.any():
         raise ValueError(f"wanted references of both classes and a label for each, got {len(malignant)} labels")
-    learned = _spread(malignant, LEARNED)
+    learned = learned_from(malignant)
     voters = learned[_spread(malignant[learned], VOTERS)]
     labels = malignant[learned]
     n_of_label = np.bincount(labels, minlength=2)
@@ -113,6 +113,11 @@ def vote_scores(
 ) -> Floats:
     """Return the scores `(N,)` of `asked` `(N, D)` by votes that are learned from the references; see `fit_votes`."""
     return fit_votes(references, malignant, temperature, penalty).scores(asked, references)
+
+
+def learned_from(malignant: Bools) -> Ints:
+    """Return the positions of the references, with these labels, that votes are learned from, ascending."""
+    return _spread(malignant, LEARNED)
 
 
 @contextmanager
