@@ -3,13 +3,10 @@
 import math
 import os
 import zipfile
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, closing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import get_context, parent_process
 from pathlib import Path
-from threading import Thread
 from typing import Annotated
 
 import numpy as np
@@ -115,15 +112,24 @@ class Release:
 
 
 def draw_demo_release(folder: Path, params: DemoParams, workers: int | None = None) -> None:
-    """Write the five files of a release into `folder`, the same bytes for any number of `workers` (default: CPUs)."""
+    """Write the five files of a release into `folder`, the same bytes for any number of `workers` (default: CPUs).
+
+    Threads suffice, as most of the drawing leaves Python's lock alone.
+    """
     release = plan_release(params)
     write_csv(folder / TRUTH_CSV, truth_table(release.train))
     write_csv(folder / DUPLICATES_CSV, pd.DataFrame(release.duplicates, columns=list(DUPLICATES_COLUMNS)))
     write_csv(folder / TEST_CSV, metadata_table(release.test))
     pictures = [*release.train, *release.test]
-    with closing(_draw_all(pictures, params.image_px, workers or os.cpu_count() or 1)) as jpegs:
+    keep_memory()
+    pool = ThreadPoolExecutor(workers or os.cpu_count())
+    try:
+        drawn = pool.map(lambda p: draw_jpeg(p.patient.skin, p.signs, params.image_px, p.seed, p.quality), pictures)
+        jpegs = iter(tqdm(drawn, "drawing", len(pictures), unit="image"))
         _write_zip(folder / TRAIN_ZIP, TRAIN_FOLDER, release.train, jpegs)
         _write_zip(folder / TEST_ZIP, TEST_FOLDER, release.test, jpegs)
+    finally:
+        pool.shutdown(cancel_futures=True)  # so that Ctrl-C waits for the pictures begun, not for all
 
 
 def plan_release(params: DemoParams) -> Release:
@@ -232,31 +238,6 @@ def _draw_picture(
         seed=seed,
         quality=int(rng.integers(84, 96)),
     )
-
-
-def _draw_all(pictures: Sequence[Picture], image_px: int, workers: int) -> Generator[bytes]:
-    """Yield the JPEG of each picture, in order, showing progress."""
-    tasks = zip(*[(p.patient.skin, p.signs, image_px, p.seed, p.quality) for p in pictures], strict=True)
-    with ExitStack() as stack:
-        if workers == 1:
-            jpegs: Iterator[bytes] = map(draw_jpeg, *tasks)
-        else:
-            pool = stack.enter_context(ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin_worker))
-            jpegs = pool.map(draw_jpeg, *tasks, chunksize=8)
-        yield from tqdm(jpegs, total=len(pictures), desc="drawing", unit="image")
-
-
-def _begin_worker() -> None:
-    keep_memory()
-    Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """End this process when its parent does: a worker that waits for the next picture would not notice that one."""
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _write_zip(path: Path, folder: str, pictures: Sequence[Picture], jpegs: Iterator[bytes]) -> None:
