@@ -109,6 +109,15 @@ def test_a_member_damaged_on_disk_is_named(tmp_path: Path, source: Path) -> None
         write_shards([image_set(tmp_path, source)], tmp_path / "work", params())
 
 
+def test_a_member_that_the_directory_puts_behind_the_end_is_named(tmp_path: Path, source: Path) -> None:
+    content = bytearray(source.read_bytes())
+    place = content.index(b"PK\1\2") + 42
+    content[place : place + 4] = (2**30).to_bytes(4, "little")
+    source.write_bytes(content)
+    with pytest.raises(DataError, match=r"images\.zip/train/ISIC_0000000\.jpg: unpack requires"):
+        write_shards([image_set(tmp_path, source)], tmp_path / "work", params())
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x05\x06"])
 def test_a_zip_that_is_none_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "images.zip"
