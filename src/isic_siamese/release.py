@@ -66,7 +66,7 @@ def read_truth(path: Path) -> pd.DataFrame:
     ]
     wanted = table["benign_malignant"].map({"benign": "0", "malignant": "1"})
     differs = (wanted != table["target"]) & wanted.notna() & table["target"].isin(["0", "1"])
-    problems += _rows("target disagrees with benign_malignant", table.loc[differs, "image_name"])
+    problems += naming("target disagrees with benign_malignant", table.loc[differs, "image_name"])
     problems += _inconsistent(table, "patient_id", "sex")
     problems += _inconsistent(table, "lesion_id", "patient_id")
     problems += _inconsistent(table, "lesion_id", "target")
@@ -83,7 +83,7 @@ def read_duplicates(path: Path) -> pd.DataFrame:
     table = _read_table(path, DUPLICATES_COLUMNS, may_be_empty=True)
     first, second = table["image_name_1"], table["image_name_2"]
     problems = [*_bad_names(table, "image_name_1"), *_bad_names(table, "image_name_2", unique=True)]
-    problems += _rows("in both columns, so no copy of the picture would be kept", first[first.isin(second)])
+    problems += naming("in both columns, so no copy of the picture would be kept", first[first.isin(second)])
     refuse(path, problems)
     return table
 
@@ -135,6 +135,11 @@ def some(names: Sequence[object]) -> str:
     return ", ".join(str(name) for name in names[:3]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
+def naming(problem: str, names: Sequence[object] | pd.Series) -> list[str]:
+    """Return the problem with the names that have it; nothing if there are none."""
+    return [f"{problem}: {some(list(names))}"] if len(names) else []
+
+
 def _read_table(path: Path, columns: Sequence[str], optional: str = "", may_be_empty: bool = False) -> pd.DataFrame:
     """Read a CSV of strings; every line must have all the columns, but empty ones at the end are ignored.
 
@@ -153,7 +158,7 @@ def _read_table(path: Path, columns: Sequence[str], optional: str = "", may_be_e
     while lines and not lines[-1]:
         lines.pop()
     short = [f"line {number}" for number, line in enumerate(lines, 2) if len(line) != len(header)]
-    refuse(path, _rows(f"not {len(header)} columns wide", short))
+    refuse(path, naming(f"not {len(header)} columns wide", short))
     if not lines and not may_be_empty:
         refuse(path, ["no rows, wanted at least one"])
     table = pd.DataFrame(lines, columns=header, dtype=str)
@@ -162,25 +167,21 @@ def _read_table(path: Path, columns: Sequence[str], optional: str = "", may_be_e
     return table
 
 
-def _rows(problem: str, names: Sequence[object] | pd.Series) -> list[str]:
-    return [f"{problem}: {some(list(names))}"] if len(names) else []
-
-
 def _bad_names(table: pd.DataFrame, column: str, unique: bool = False) -> list[str]:
     names = table[column]
     good = names.map(lambda name: _NAME.fullmatch(name) is not None).astype(bool)
-    problems = _rows(
+    problems = naming(
         f"{column} is not a plain name (letters, digits and _)", [repr(name[:60]) for name in names[~good]]
     )
     if unique:
-        problems += _rows(f"{column} occurs more than once", names[names.duplicated()].unique().tolist())
+        problems += naming(f"{column} occurs more than once", names[names.duplicated()].unique().tolist())
     return problems
 
 
 def _bad_values(table: pd.DataFrame, column: str, accept: Callable[[str], bool], wanted: str) -> list[str]:
     good = table[column].map(accept).astype(bool)
     wrong = [f"{value[:60]!r} (line {row + 2})" for row, value in table.loc[~good, column].items()]  # type: ignore[operator]
-    return _rows(f"{column} is not {wanted}", wrong)
+    return naming(f"{column} is not {wanted}", wrong)
 
 
 def _is_age(text: str) -> bool:
@@ -192,4 +193,4 @@ def _inconsistent(table: pd.DataFrame, group: str, column: str) -> list[str]:
     """Name the groups, such as patients, with more than one value of `column`; the empty string says nothing."""
     known = table[(table[group] != "") & (table[column] != "")]
     n_values = known.groupby(group)[column].nunique()
-    return _rows(f"one {group} with more than one {column}", n_values[n_values > 1].index.tolist())
+    return naming(f"one {group} with more than one {column}", n_values[n_values > 1].index.tolist())

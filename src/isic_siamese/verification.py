@@ -13,7 +13,7 @@ from tqdm import tqdm
 from isic_siamese import release
 from isic_siamese.errors import DataError
 from isic_siamese.files import read_json, write_json
-from isic_siamese.release import refuse, some
+from isic_siamese.release import naming, refuse
 from isic_siamese.zips import CHUNK, check_contents, read_directory
 
 # The official release, as its organisers describe it (Rotemberg et al. 2021) and as its files are.
@@ -85,7 +85,8 @@ def verify_release(folder: Path, record: Path, official: bool = False) -> dict[s
     if release.TEST_CSV not in absent:
         test = release.read_test_metadata(folder / release.TEST_CSV)
     refuse(folder / release.DUPLICATES_CSV, _duplicate_problems(truth, duplicates))
-    refuse(folder / release.TEST_CSV, _overlap_problems(truth, test))
+    both = test.loc[test["image"].isin(truth["image_name"]), "image"]
+    refuse(folder / release.TEST_CSV, naming("test images that are training images too", both))
     counts = {
         "train": {
             "images": len(truth),
@@ -127,24 +128,14 @@ def _require_files(folder: Path, absent: list[str], replaceable: list[str]) -> N
 
 def _duplicate_problems(truth: pd.DataFrame, duplicates: pd.DataFrame) -> list[str]:
     """Hold the pairs to what holds of all 425 official ones; 8 of those differ in lesion_id, one in the site."""
-    problems = []
-    unknown = pd.concat([duplicates["image_name_1"], duplicates["image_name_2"]])
-    unknown = unknown[~unknown.isin(truth["image_name"])]
-    if len(unknown):
-        problems.append(f"names of no image of the ground truth: {some(unknown.tolist())}")
+    names = pd.concat([duplicates["image_name_1"], duplicates["image_name_2"]])
+    problems = naming("names of no image of the ground truth", names[~names.isin(truth["image_name"])])
     images = truth.set_index("image_name")
     for column in ("patient_id", "target"):
-        first = duplicates["image_name_1"].map(images[column])
-        second = duplicates["image_name_2"].map(images[column])
+        first, second = (duplicates[name].map(images[column]) for name in release.DUPLICATES_COLUMNS)
         differ = (first != second) & first.notna() & second.notna()
-        if differ.any():
-            problems.append(f"pairs that differ in {column}: {some(duplicates.loc[differ, 'image_name_1'].tolist())}")
+        problems += naming(f"pairs that differ in {column}", duplicates.loc[differ, "image_name_1"])
     return problems
-
-
-def _overlap_problems(truth: pd.DataFrame, test: pd.DataFrame) -> list[str]:
-    both = test.loc[test["image"].isin(truth["image_name"]), "image"].tolist()
-    return [f"test images that are training images too: {some(both)}"] if both else []
 
 
 def _require_official(folder: Path, counts: dict[str, dict[str, int]]) -> None:

@@ -14,7 +14,7 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from tqdm import tqdm
 
-from isic_siamese.release import reading, refuse, some
+from isic_siamese.release import naming, reading, refuse, some
 
 MAX_MEMBER_BYTES = 64 << 20  # the largest JPEG of ISIC 2020 is about 10 MB
 CHUNK = 1 << 20  # bytes read at a time
@@ -38,14 +38,15 @@ def read_directory(path: Path, folder: str, names: Iterable[str]) -> list[ZipInf
     """
     with reading(path, _BROKEN, "not a whole zip", "delete it and fetch it again"), ZipFile(path) as archive:
         members = archive.infolist()
-    problems = _hostile(members)
     jpegs = [member for member in members if _is_jpeg(PurePosixPath(member.filename))]
     wanted = {f"{folder}{name}.jpg" for name in names}
     found = {member.filename for member in jpegs}
-    if wanted - found:
-        problems.append(f"lacks {len(wanted - found):,} of {len(wanted):,} images: {some(sorted(wanted - found))}")
-    if found - wanted:
-        problems.append(f"has {len(found - wanted):,} images that are not in the table: {some(sorted(found - wanted))}")
+    lacks, strange = sorted(wanted - found), sorted(found - wanted)
+    problems = [
+        *_hostile(members),
+        *naming(f"lacks {len(lacks):,} of {len(wanted):,} images", lacks),
+        *naming(f"has {len(strange):,} images that are not in the table", strange),
+    ]
     advice = "delete it and fetch it again, or mend the table"
     if wanted and wanted.isdisjoint(found):
         advice = f"wanted names like {min(wanted)}; pack the images again under such names, or mend the table"
@@ -107,8 +108,7 @@ def check_contents(path: Path, members: Sequence[ZipInfo]) -> None:
         answers = pool.map(lambda member: _content_problem(archive, member), members)
         bar = tqdm(answers, f"checking {path.name}", len(members), unit="image")
         broken = [f"{member.filename} ({answer})" for member, answer in zip(members, bar, strict=True) if answer]
-    if broken:
-        refuse(path, [f"{len(broken):,} broken images: {some(broken)}"], "delete it and fetch it again")
+    refuse(path, naming(f"{len(broken):,} broken images", broken), "delete it and fetch it again")
 
 
 def _content_problem(archive: ZipFile, member: ZipInfo) -> str:
