@@ -30,14 +30,15 @@ def stale_locks(root: Path) -> list[str]:
     Raises:
         DataError: a definition or a lock is not YAML, as with the marks of a merge in it.
     """
-    tracked = set(_tracked(root))
-    sentences = []
+    tracked, sentences = set(_tracked(root)), []
+    written: dict[str, str] = {}
     for definition, then in PIPELINES.items():
         lock = definition.replace(".yaml", ".lock")
         if (root / lock).exists():
             stages, locked = _stages(root / definition), _stages(root / lock)
-            reasons = {name: list(_reasons(root, stage, locked.get(name), tracked)) for name, stage in stages.items()}
-            told = [f"{name} ({', '.join(why)})" for name, why in reasons.items() if why] or [*_broken_chain(locked)]
+            written |= {out["path"]: out["md5"] for name in stages for out in locked.get(name, {}).get("outs", [])}
+            reasons = {name: [*_reasons(root, stages[name], locked.get(name), tracked, written)] for name in stages}
+            told = [f"{name} ({', '.join(why)})" for name, why in reasons.items() if why]
             if told:
                 sentences.append(f"{lock} is stale: {'; '.join(told)}: {then}")
         elif definition == "dvc.yaml":
@@ -62,26 +63,33 @@ def _stages(path: Path) -> Stages:
 
 
 def _reasons(
-    root: Path, stage: Mapping[str, Any], locked: Mapping[str, Any] | None, tracked: set[str]
+    root: Path,
+    stage: Mapping[str, Any],
+    locked: Mapping[str, Any] | None,
+    tracked: set[str],
+    written: Mapping[str, str],
 ) -> Iterator[str]:
-    """Yield what of `stage`, as defined and as the files are now, is not what its lock holds."""
+    """Yield what of `stage`, as defined and as the files are now, is not what its lock holds.
+
+    What git does not track is taken to be as it was `written`: another hash of it tells of a lock merged from two runs.
+    What the lock holds beyond the definition is of no matter, to DVC either: 'dvc repro' would not take it out.
+    """
     if locked is None:
         yield "never ran"
         return
     if stage["cmd"] != locked["cmd"]:
         yield "cmd"
-    hashes = {kind: {entry["path"]: entry["md5"] for entry in locked.get(kind, [])} for kind in ("deps", "outs")}
-    yield from sorted(set(stage.get("deps", [])) ^ set(hashes["deps"]))
-    yield from sorted(set(_results(stage, "outs", "metrics", "plots")) ^ set(hashes["outs"]))
-    for path, md5 in (hashes["deps"] | hashes["outs"]).items():
-        if path in tracked and _md5(root / path) != md5:
+    held = {entry["path"]: entry["md5"] for kind in ("deps", "outs") for entry in locked.get(kind, [])}
+    for path in sorted(set(_paths(stage, "deps", "outs", "metrics", "plots"))):
+        now = _md5(root / path) if path in tracked else written.get(path, held.get(path))
+        if path not in held or held[path] != now:
             yield path
-    figures = [*_results(stage, "metrics", "plots"), *(x for x in _results(stage, "outs") if x.startswith("metrics/"))]
+    figures = [*_paths(stage, "metrics", "plots"), *(x for x in _paths(stage, "outs") if x.startswith("metrics/"))]
     yield from (f"{path} is not in git" for path in figures if path not in tracked)
     yield from _changed_params(root, stage, locked)
 
 
-def _results(stage: Mapping[str, Any], *kinds: str) -> list[str]:
+def _paths(stage: Mapping[str, Any], *kinds: str) -> list[str]:
     """Return the paths of these kinds; an entry is one, or one with its settings."""
     return [entry if isinstance(entry, str) else next(iter(entry)) for kind in kinds for entry in stage.get(kind, [])]
 
@@ -94,21 +102,13 @@ def _changed_params(root: Path, stage: Mapping[str, Any], locked: Mapping[str, A
     """Yield the parameters of `stage` with another value than in the lock, as deep as both have names for them."""
     params = YAML(typ="safe").load((root / "params.yaml").read_text(encoding="utf-8"))
     before = locked.get("params", {}).get("params.yaml", {})
-    yield from _differences(before, {name: params.get(name) for name in stage.get("params", [])})
+    for name in sorted(stage.get("params", [])):
+        yield from _differences(before.get(name), params.get(name), name)
 
 
-def _differences(before: object, now: object, name: str = "") -> Iterator[str]:
+def _differences(before: object, now: object, name: str) -> Iterator[str]:
     if isinstance(before, dict) and isinstance(now, dict):
         for key in sorted({*before, *now}):
-            yield from _differences(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))
+            yield from _differences(before.get(key), now.get(key), f"{name}.{key}")
     elif before != now:
         yield name
-
-
-def _broken_chain(locked: Stages) -> Iterator[str]:
-    """Yield stages that read something else than was written: a lock merged from two runs."""
-    written = {out["path"]: out["md5"] for stage in locked.values() for out in stage.get("outs", [])}
-    for name, stage in locked.items():
-        for dep in stage.get("deps", []):
-            if written.get(dep["path"], dep["md5"]) != dep["md5"]:
-                yield f"{name} ({dep['path']})"
