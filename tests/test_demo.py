@@ -153,10 +153,10 @@ def test_the_pictures_of_a_patient_share_the_skin() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("images", 13, "demo.images: wanted at least demo.patients = 14, one for each, got 13"),
-        ("melanomas", 9, "demo.melanomas: wanted at most demo.patients - 6 = 8, so that 6 patients have none"),
+        ("images", 13, "demo: wanted at least 14 images, one for each of the patients, got 13"),
+        ("melanomas", 9, "demo: wanted at most 8 melanomas, so that 6 of the 14 patients have none"),
         ("melanomas", 5, "demo.melanomas: input should be greater than or equal to 6, got 5"),
-        ("duplicates", 41, "demo.duplicates: wanted at most demo.images = 40, one for each, got 41"),
+        ("duplicates", 41, "demo: wanted at most 40 duplicates, one for each image, got 41"),
         ("patients", 11, "demo.patients: input should be greater than or equal to 12, got 11"),
         ("test_images", 0, "demo.test_images: input should be greater than or equal to 1, got 0"),
         ("image_px", 32, "demo.image_px: input should be greater than or equal to 64, got 32"),

@@ -7,12 +7,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import numpy as np
 import pandas as pd
-from pydantic import Field, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, model_validator
 from tqdm import tqdm
 
 from isic_siamese.files import replacing, write_csv
@@ -51,28 +50,18 @@ class DemoParams(Section):
     test_images: Count
     image_px: Annotated[int, Field(ge=64, le=4096)]
 
-    @field_validator("images")
-    @classmethod
-    def _one_for_each_patient(cls, images: int, info: ValidationInfo) -> int:
-        if images < info.data.get("patients", 0):
-            raise PydanticCustomError("few", f"wanted at least demo.patients = {info.data['patients']}, one for each")
-        return images
-
-    @field_validator("melanomas")
-    @classmethod
-    def _patients_without(cls, melanomas: int, info: ValidationInfo) -> int:
-        limit = info.data.get("patients", math.inf) - FEWEST
-        if melanomas > limit:
-            why = f"so that {FEWEST} patients have none and each split gets some of both"
-            raise PydanticCustomError("many", f"wanted at most demo.patients - {FEWEST} = {limit}, {why}")
-        return melanomas
-
-    @field_validator("duplicates")
-    @classmethod
-    def _once_each(cls, duplicates: int, info: ValidationInfo) -> int:
-        if duplicates > info.data.get("images", math.inf):
-            raise PydanticCustomError("many", f"wanted at most demo.images = {info.data['images']}, one for each")
-        return duplicates
+    @model_validator(mode="after")
+    def _fit(self) -> Self:
+        if self.images < self.patients:
+            raise ValueError(f"wanted at least {self.patients} images, one for each of the patients, got {self.images}")
+        if self.melanomas > self.patients - FEWEST:
+            raise ValueError(
+                f"wanted at most {self.patients - FEWEST} melanomas, so that {FEWEST} of the {self.patients} patients "
+                f"have none and each split gets some of both, got {self.melanomas}"
+            )
+        if self.duplicates > self.images:
+            raise ValueError(f"wanted at most {self.images} duplicates, one for each image, got {self.duplicates}")
+        return self
 
 
 @dataclass(frozen=True)
