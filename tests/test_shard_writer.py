@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from isic_siamese import release, shard_writer
+from isic_siamese import release
 from isic_siamese.errors import DataError, ParamsError
 from isic_siamese.images import decode_image
 from isic_siamese.shard_writer import ImageSet, ShardTask, check_excluded, drop_images, write_shard, write_shards
@@ -66,15 +66,6 @@ def test_a_compressed_zip_gives_the_same_bytes(tmp_path: Path, source: Path, mem
     deflated = write_zip(tmp_path / "deflated.zip", members, zipfile.ZIP_DEFLATED)
     write_shards([image_set(tmp_path / "a", source)], tmp_path / "work", params())
     write_shards([image_set(tmp_path / "b", deflated)], tmp_path / "work", params())
-    assert digests(tmp_path / "a/train") == digests(tmp_path / "b/train")
-
-
-def test_a_member_larger_than_the_buffer_gives_the_same_bytes(
-    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_shards([image_set(tmp_path / "a", source)], tmp_path / "work", params())
-    monkeypatch.setattr(shard_writer, "BUFFER_BYTES", 3700)  # between the smallest and the largest member
-    write_shards([image_set(tmp_path / "b", source)], tmp_path / "work", params())
     assert digests(tmp_path / "a/train") == digests(tmp_path / "b/train")
 
 

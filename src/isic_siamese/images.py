@@ -20,7 +20,6 @@ from torch.nn.functional import interpolate
 from isic_siamese.errors import DataError
 from isic_siamese.shards_params import Fit
 
-Jpeg = bytes | memoryview
 Size = tuple[int, int]  # width and height, pixels
 
 SCALES = (8, 4, 2, 1)  # a block becomes 1, 4, 16 or 64 pixels
@@ -65,7 +64,7 @@ class Decoded(NamedTuple):
     size: Size
 
 
-def decode_image(jpeg: Jpeg, image_px: int, fit: Fit = "stretch") -> npt.NDArray[np.uint8]:
+def decode_image(jpeg: bytes, image_px: int, fit: Fit = "stretch") -> npt.NDArray[np.uint8]:
     """Decode the bytes of a JPEG file to RGB uint8 `(image_px, image_px, 3)`, held upright as its EXIF data says.
 
     Greyscale and CMYK become RGB. A colour profile is left aside, as by every other reader in this field: the values
@@ -85,7 +84,7 @@ def decode_image(jpeg: Jpeg, image_px: int, fit: Fit = "stretch") -> npt.NDArray
     return decode_sized(jpeg, image_px, fit)[0]
 
 
-def decode_sized(jpeg: Jpeg, image_px: int, fit: Fit = "stretch") -> tuple[npt.NDArray[np.uint8], Size]:
+def decode_sized(jpeg: bytes, image_px: int, fit: Fit = "stretch") -> tuple[npt.NDArray[np.uint8], Size]:
     """Return the result of `decode_image`, and the size of the whole image at full resolution, held upright."""
     pixels, window, scale, (width, height) = _decode_fast(jpeg, image_px, fit) or _decode_any(jpeg, image_px, fit)
     small = _resize(pixels, window, scale)
@@ -120,7 +119,7 @@ def choose_scale(window: Window) -> int:
     return next((scale for scale in SCALES if ratio >= OVERSAMPLING * scale), 1)
 
 
-def _decode_fast(jpeg: Jpeg, image_px: int, fit: Fit) -> Decoded | None:
+def _decode_fast(jpeg: bytes, image_px: int, fit: Fit) -> Decoded | None:
     """Decode at the scale that is enough; return None if this decoder does not know the kind of JPEG."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(jpeg)
@@ -146,16 +145,16 @@ def _decode_fast(jpeg: Jpeg, image_px: int, fit: Fit) -> Decoded | None:
     return None
 
 
-def _is_padding(problem: str, jpeg: Jpeg) -> bool:
+def _is_padding(problem: str, jpeg: bytes) -> bool:
     """Whether the decoder warns of nothing but zeros before the end marker, which some cameras write."""
     warning = re.fullmatch(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9", problem)
     if not warning:
         return False
-    before, _, _ = bytes(jpeg).rpartition(END_OF_IMAGE)
+    before, _, _ = jpeg.rpartition(END_OF_IMAGE)
     return set(before[-int(warning[1]) :]) <= {0x00, 0xFF}  # else they are of the image, whose code is broken
 
 
-def _refuse_damage(jpeg: Jpeg) -> None:
+def _refuse_damage(jpeg: bytes) -> None:
     """Raise what the fast decoder says of a JPEG that only Pillow can turn into RGB; Pillow itself says nothing."""
     try:
         simplejpeg.decode_jpeg(jpeg, colorspace="CMYK")
@@ -164,18 +163,18 @@ def _refuse_damage(jpeg: Jpeg) -> None:
             raise DataError(str(error)) from None
 
 
-def _decode_any(jpeg: Jpeg, image_px: int, fit: Fit) -> Decoded:
+def _decode_any(jpeg: bytes, image_px: int, fit: Fit) -> Decoded:
     """Decode at full size with Pillow, which knows the rare kinds of JPEG too, and can tell what is none."""
     try:
         with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
             _refuse_bomb(image.width, image.height)
             pixels = np.array(image.convert("RGB"))
     except UnidentifiedImageError:
-        if not len(jpeg):
+        if not jpeg:
             raise DataError("not a JPEG: an empty file") from None
         if jpeg[:3] == b"\xff\xd8\xff":
             raise DataError("a damaged JPEG, or one of a kind that Pillow cannot read") from None
-        raise DataError(f"not a JPEG (it begins with {bytes(jpeg[:8])!r})") from None
+        raise DataError(f"not a JPEG (it begins with {jpeg[:8]!r})") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(str(error)) from None
     height, width = pixels.shape[:2]
@@ -187,7 +186,7 @@ def _refuse_bomb(width: int, height: int) -> None:
         raise DataError(f"{width} x {height} pixels, wanted at most {MAX_PIXELS:,} in all")
 
 
-def _read_orientation(jpeg: Jpeg) -> int:
+def _read_orientation(jpeg: bytes) -> int:
     """Return the EXIF orientation, 1 (upright) where there is none or the EXIF data is broken.
 
     By hand, because Pillow reads all of the EXIF data for it, and warns of what is broken elsewhere: 0.4 ms of the 10
@@ -200,7 +199,7 @@ def _read_orientation(jpeg: Jpeg) -> int:
             continue
         end = at + 2 + int.from_bytes(jpeg[at + 2 : at + 4])
         if jpeg[at + 1] == APP1 and jpeg[at + 4 : at + 10] == b"Exif\0\0":
-            return _find_orientation(bytes(jpeg[at + 10 : end]))
+            return _find_orientation(jpeg[at + 10 : end])
         at = end
     return 1
 

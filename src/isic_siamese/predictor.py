@@ -13,7 +13,7 @@ from isic_siamese.arrays import Embeddings, Floats
 from isic_siamese.classifier import Classifier, read_classifier
 from isic_siamese.embedding import embed
 from isic_siamese.encoder import SiameseEncoder
-from isic_siamese.images import Jpeg, decode_image
+from isic_siamese.images import decode_image
 from isic_siamese.model_files import model_digest, read_facts, read_model
 from isic_siamese.references import References, read_references
 from isic_siamese.shards_params import Fit
@@ -61,7 +61,7 @@ class Predictor:
     references: References
     classifier: Classifier
 
-    def decode(self, jpeg: Jpeg) -> Images:
+    def decode(self, jpeg: bytes) -> Images:
         """Return the image in the bytes of a JPEG file as the encoder takes it, uint8 RGB `(S, S, 3)`.
 
         Raises:
@@ -91,7 +91,7 @@ class Predictor:
         ]
         return list(map(Answer, images, decisions.tolist(), probabilities.tolist(), unfamiliar.tolist(), nearest))
 
-    def answer_jpegs(self, jpegs: Sequence[Jpeg]) -> list[Answer]:
+    def answer_jpegs(self, jpegs: Sequence[bytes]) -> list[Answer]:
         """Answer for the bytes of each JPEG file.
 
         Raises:
