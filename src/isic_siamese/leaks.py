@@ -1,7 +1,7 @@
 """Leak checks: nothing that is in one split may be known from another."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -29,17 +29,13 @@ CHUNK = 4_000_000  # distances held at a time
 SHOWN = 5  # examples in a message
 
 
-def thumbnails(batches: Iterable[npt.NDArray[np.uint8]]) -> Thumbnails:
-    """Shrink batches of RGB images, uint8 `(n, H, H, 3)`, to grey float32 `(N, 32, 32)` by the means of blocks."""
-    return np.concatenate([_shrink(batch) for batch in batches])
-
-
 def shard_thumbnails(shards: Shards, task: str) -> Thumbnails:
     """Return the thumbnails of all images of `shards`, in row order; a progress bar names the `task`."""
-    return thumbnails(shards.batches(np.arange(len(shards)), READ_BATCH, task))
+    return np.concatenate([thumbnails(batch) for batch in shards.batches(np.arange(len(shards)), READ_BATCH, task)])
 
 
-def _shrink(images: npt.NDArray[np.uint8]) -> Thumbnails:
+def thumbnails(images: npt.NDArray[np.uint8]) -> Thumbnails:
+    """Shrink RGB images, uint8 `(N, H, H, 3)`, to grey float32 `(N, 32, 32)` by the means of blocks."""
     grey = images @ np.array([0.299, 0.587, 0.114], np.float32)
     edges = np.linspace(0, grey.shape[1], THUMB_PX, endpoint=False).astype(np.int64)
     heights = np.maximum(np.diff(edges, append=grey.shape[1]), 1).astype(np.float32)
