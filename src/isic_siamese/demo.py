@@ -85,7 +85,6 @@ class Picture:
     age: str  # years, a multiple of 5, or ""
     diagnosis: str
     malignant: bool
-    score: float  # the latent malignancy that the signs follow: N(0, 1) benign, N(SHIFT, 1) melanoma
     signs: Signs
     seed: np.random.SeedSequence
     quality: int  # of the JPEG
@@ -222,7 +221,6 @@ def _draw_picture(
         age="" if rng.random() < 0.02 else str(5 * round(patient.age / 5 + rng.uniform(-0.2, 0.2))),
         diagnosis=diagnosis,
         malignant=malignant,
-        score=float(score),
         signs=Signs(*signs.tolist()),
         seed=seed,
         quality=int(rng.integers(84, 96)),
