@@ -138,21 +138,14 @@ def partial_auc(curve: Curve, sensitivity: float) -> Floats:
 def specificity_at(curve: Curve, sensitivity: float) -> Floats:
     """Highest specificity of a threshold that flags at least this share of the positives, `(B,)`."""
     enough = curve.hits >= sensitivity * curve.hits[:, -1:] - SMALL
-    return 1 - _first(curve.false_alarm_rate, enough)
+    return np.asarray(1 - np.where(enough, curve.false_alarm_rate, 1).min(axis=1), np.float64)
 
 
 def sensitivity_at(curve: Curve, specificity: float) -> Floats:
     """Highest sensitivity of a threshold that spares at least this share of the negatives, `(B,)`."""
     spared = curve.alarms[:, -1:] - curve.alarms
-    too_few = spared < specificity * curve.alarms[:, -1:] - SMALL
-    # Flagging none spares all, so there is a last threshold that is good enough: the one before the first too low, and
-    # where there is none, at -1, the last of all.
-    last = too_few.argmax(axis=1) - 1
-    return np.take_along_axis(curve.sensitivity, last[:, None], axis=1)[:, 0]
-
-
-def _first(values: Floats, where: Bools) -> Floats:
-    return np.take_along_axis(values, where.argmax(axis=1)[:, None], axis=1)[:, 0]
+    enough = spared >= specificity * curve.alarms[:, -1:] - SMALL
+    return np.asarray(np.where(enough, curve.sensitivity, 0).max(axis=1), np.float64)
 
 
 def sensitivity_on(curve: Curve, grid: Floats) -> Floats:
