@@ -101,11 +101,12 @@ def rate_bases(answers: Answers) -> dict[str, Bools]:
 def point_measures(answers: Answers) -> dict[str, float]:
     """Return every figure of `answers`, by scikit-learn where it has it; those that do not exist are left out."""
     y, scores, flagged = answers.malignant, answers.scores, answers.decisions
-    fpr, tpr, _ = sk.roc_curve(y, scores, drop_intermediate=False)
+    once = np.ones((1, len(y)))
+    curve = metrics.sweep(scores, y, once)
     figures = {
         "roc_auc": sk.roc_auc_score(y, scores),
         "average_precision": sk.average_precision_score(y, scores),
-        "partial_auc": _unscaled(sk.roc_auc_score(~y, -scores, max_fpr=1 - LEAST_SENSITIVITY)),
+        "partial_auc": metrics.partial_auc(curve, LEAST_SENSITIVITY)[0],
         "accuracy": sk.accuracy_score(y, flagged),
         "balanced_accuracy": sk.balanced_accuracy_score(y, flagged),
         "sensitivity": sk.recall_score(y, flagged),
@@ -119,23 +120,12 @@ def point_measures(answers: Answers) -> dict[str, float]:
         "brier_uncalibrated": sk.brier_score_loss(y, answers.uncalibrated),
         "brier_by_prevalence": y.mean() * (1 - y.mean()),  # of whoever says the same of each image
     }
-    once = np.ones((1, len(y)))
     figures["ppv_isic2020"] = metrics.ppv_at(ISIC_2020, figures["sensitivity"], figures["specificity"])
     figures |= {name: line[0] for name, line in metrics.calibration_line(answers.probabilities, y, once).items()}
     for name, probabilities in (("", answers.probabilities), ("_uncalibrated", answers.uncalibrated)):
         figures[f"calibration_error{name}"] = metrics.calibration_error(probabilities, y, once)[0]
-    figures |= {name: values[0] for name, values in _recall(answers, once).items()}
-    for study, (sensitivity, specificity) in DERMATOLOGISTS.items():
-        figures[f"{study}.specificity"] = 1 - fpr[tpr >= sensitivity - 1e-12].min()
-        figures[f"{study}.sensitivity"] = tpr[1 - fpr >= specificity - 1e-12].max()
+    figures |= {name: values[0] for name, values in (_recall(answers, once) | _at_dermatologists(curve)).items()}
     return {name: float(value) for name, value in figures.items() if np.isfinite(value)}
-
-
-def _unscaled(scaled: float) -> float:
-    """Undo scikit-learn's McClish scaling of a partial AUC: back to an area of at most `1 - LEAST_SENSITIVITY`."""
-    most = 1 - LEAST_SENSITIVITY
-    least = 0.5 * most**2
-    return least + (most - least) * (2 * scaled - 1)
 
 
 def resampled_measures(answers: Answers, weights: Floats, rng: np.random.Generator) -> dict[str, Floats]:
@@ -163,6 +153,12 @@ def resampled_measures(answers: Answers, weights: Floats, rng: np.random.Generat
     n_melanoma = (weights @ y).astype(np.int64)
     spared = rng.binomial(n_melanoma, figures["specificity"])
     figures["accuracy_equal_classes"] = (figures["sensitivity"] + spared / n_melanoma) / 2
+    return figures | _at_dermatologists(curve)
+
+
+def _at_dermatologists(curve: metrics.Curve) -> dict[str, Floats]:
+    """Specificity at the sensitivity of each study, and the other way round."""
+    figures = {}
     for study, (sensitivity, specificity) in DERMATOLOGISTS.items():
         figures[f"{study}.specificity"] = metrics.specificity_at(curve, sensitivity)
         figures[f"{study}.sensitivity"] = metrics.sensitivity_at(curve, specificity)
