@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from sklearn import metrics as sk
 
 from isic_siamese import metrics
@@ -62,10 +61,6 @@ class Answers:
     distances: Floats
     nearest_malignant: Bools
     unfamiliar: Bools
-
-    def take(self, rows: npt.NDArray[np.integer] | Bools) -> "Answers":
-        """Return the answers at `rows` alone."""
-        return Answers(**{name: values[rows] for name, values in vars(self).items()})
 
 
 def answer(classifier: Classifier, references: References, embeddings: Embeddings, malignant: Bools) -> Answers:
