@@ -22,9 +22,10 @@ from isic_siamese.evaluation import (
     measure_pairs,
     report,
 )
-from isic_siamese.figures import write_curves, write_distances, write_map, write_misses
+from isic_siamese.figures import write_curves, write_map, write_misses
 from isic_siamese.files import write_csv, write_json
 from isic_siamese.groups import group_figures, image_groups
+from isic_siamese.histograms import write_histograms
 from isic_siamese.leaks import check_leaks, shard_thumbnails
 from isic_siamese.measures import answer
 from isic_siamese.model_files import model_digest, read_facts, read_model
@@ -83,7 +84,8 @@ def main() -> None:
     for name, table in curve_tables(answers).items():
         write_csv(PLOTS / f"{name}.csv", table)
     write_curves(PLOTS, answers, evaluation, drawn=params.common.release == "demo")
-    write_distances(PLOTS / "distances.png", measured, read_facts(MODELS).margin)
+    panels, margin = {"Distance of test pairs": measured.distances}, read_facts(MODELS).margin
+    write_histograms(PLOTS / "distances.png", panels, measured.same, margin)
     write_map(PLOTS / "embeddings.png", embeddings[rows["test"]], answers.malignant)
     counts = {"test": count_answers(answers, test["patient_id"]), "checked_for_leaks": checked}
     write_json(METRICS, report(evaluation, classifier) | {"counts": counts, "groups": groups})

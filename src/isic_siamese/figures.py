@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: its curves, the distances of its pairs, the map of its embeddings, its worst misses."""
+"""Pictures of an evaluation: its curves, the map of its embeddings, its worst misses."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +13,7 @@ from sklearn.decomposition import PCA
 from isic_siamese import metrics
 from isic_siamese.arrays import Bools, Embeddings, Floats, Ints
 from isic_siamese.bootstrap import clopper_pearson, figure_text
-from isic_siamese.evaluation import Evaluation, MeasuredPairs
-from isic_siamese.histograms import write_histograms
+from isic_siamese.evaluation import Evaluation
 from isic_siamese.measures import Answers
 from isic_siamese.pictures import BLUE, CHOSEN, GREY, VERMILLION, unit_axes, write_figure
 from isic_siamese.references import References
@@ -181,11 +180,6 @@ def write_curves(folder: Path, answers: Answers, evaluation: Evaluation, drawn: 
     write_figure(
         folder / "confusion.png", lambda figure: draw_confusion(figure, f"Confusion, {below}", answers), 4.0, 4.2
     )
-
-
-def write_distances(path: Path, pairs: MeasuredPairs, margin: float | None) -> None:
-    """Write the histograms of the distances of the test pairs."""
-    write_histograms(path, {"Distance of test pairs": pairs.distances}, pairs.same, margin)
 
 
 def write_map(path: Path, embeddings: Embeddings, malignant: Bools) -> None:
