@@ -47,7 +47,7 @@ def test_calibration_needs_both_classes() -> None:
 def test_votes_that_tell_nothing_apart_are_refused_by_the_parameters_that_make_them_so() -> None:
     rng, malignant = np.random.default_rng(0), np.arange(60) < 20
     scores = 0.4 + 1e-5 * rng.normal(size=60)
-    with pytest.raises(ParamsError, match=r"evaluate: the votes .* \(scores differ by .*e-06\); raise evaluate.temp"):
+    with pytest.raises(ParamsError, match=r"evaluate: the votes .* \(scores differ by .*e-06\); bring evaluate.temp"):
         fit_classifier(scores, malignant, np.zeros(60), 5, 8)
     fit_classifier(100 * scores, malignant, np.zeros(60), 5, 8)
 

@@ -102,8 +102,8 @@ def fit_classifier(
     """
     if not scores.std() > SILENT:
         raise ParamsError(
-            f"evaluate: the votes tell no validation images apart (scores differ by {scores.std():.1e}); raise "
-            "evaluate.temperature, or lower evaluate.vote_penalty; 0.1 and 0.3 are the defaults"
+            f"evaluate: the votes tell no validation images apart (scores differ by {scores.std():.1e}); bring "
+            "evaluate.temperature nearer to 0.1, the default, or evaluate.vote_penalty to 0.3"
         )
     slope, intercept = platt_calibration(scores, malignant)
     if slope < 0:
