@@ -151,6 +151,12 @@ def test_a_penalty_that_leaves_nothing_to_learn_or_nothing_to_hear_is_refused(
         Params(edited(tmp_path, "  vote_penalty: 0.3", f"  vote_penalty: {value}")).section("evaluate", EvaluateParams)
 
 
+@pytest.mark.parametrize("value", ["0.0", "0.4", "0.9999999999999999", "1.0"])
+def test_a_confidence_that_gives_intervals_of_no_width_or_no_end_is_refused(tmp_path: Path, value: str) -> None:
+    with pytest.raises(ParamsError, match=rf"evaluate.confidence: input should be .* or equal to 0.*, got {value}"):
+        Params(edited(tmp_path, "  confidence: 0.95", f"  confidence: {value}")).section("evaluate", EvaluateParams)
+
+
 @pytest.mark.parametrize("value", ["true", "8.0", "2"])
 def test_orientations_are_one_or_eight_as_a_whole_number(tmp_path: Path, value: str) -> None:
     with pytest.raises(ParamsError, match=r"evaluate.orientations: input should be 1 or 8, got (True|8\.0|2)"):

@@ -16,7 +16,7 @@ from isic_siamese.classifier import Classifier
 from isic_siamese.distances import pair_distances
 from isic_siamese.measures import MOST, Answers, point_measures, rate_bases, resampled_measures
 from isic_siamese.metrics import chance_calibration_error, rank_auc
-from isic_siamese.params import Count, Fraction, Section
+from isic_siamese.params import Count, Section
 from isic_siamese.references import WORDS, References
 
 Figure = dict[str, float]
@@ -38,7 +38,7 @@ class EvaluateParams(Section):
     neighbours: Count
     orientations: Annotated[Literal[1, 8], BeforeValidator(_check_orientations)]
     resamples: Annotated[int, Field(ge=100)]
-    confidence: Fraction
+    confidence: Annotated[float, Field(ge=0.5, le=0.999)]
 
 
 @dataclass(frozen=True)
