@@ -76,7 +76,8 @@ def test_dermatologists_stand_beside_real_lesions_alone(
 def test_the_panels_of_the_reliability_end_alike_and_hold_every_interval(evaluation: Evaluation) -> None:
     figure, rare = Figure(), dataclasses.replace(some_answers(), malignant=np.arange(80) == 0)
     rare = dataclasses.replace(rare, probabilities=rare.probabilities / 9, uncalibrated=rare.probabilities / 4)
-    figures.draw_reliability(figure, "test split: 80 images, 1 melanoma", rare, evaluation.figures)
+    figures.draw_reliability(figure, "test split", rare, dataclasses.replace(evaluation, confidence=0.9))
+    assert figure.legends[0].get_texts()[1].get_text().startswith("90 % Clopper-Pearson")
     ends = [(axes.get_xlim(), axes.get_ylim()) for axes in figure.axes]
     assert ends[0] == ends[1] and ends[0][0] == ends[0][1] and ends[0][0][1] < 1
     for axes in figure.axes:
@@ -84,9 +85,9 @@ def test_the_panels_of_the_reliability_end_alike_and_hold_every_interval(evaluat
         heights = np.stack([np.asarray(path.vertices)[:, 1] for path in bars.get_paths()])
         assert (heights[:, 0] >= 0).all() and (heights[:, 1] - heights[:, 0] > 0.2).all()
         assert heights.max() < ends[0][1][1]
-    table = figures._bin_shares(np.repeat([0.2, 0.6], 8), np.arange(16) >= 8)
-    assert table["low"].tolist() == pytest.approx([0, 0.025 ** (1 / 8)])
-    assert table["high"].tolist() == pytest.approx([1 - 0.025 ** (1 / 8), 1])
+    table = figures._bin_shares(np.repeat([0.2, 0.6], 8), np.arange(16) >= 8, 0.9)
+    assert table["low"].tolist() == pytest.approx([0, 0.05 ** (1 / 8)])
+    assert table["high"].tolist() == pytest.approx([1 - 0.05 ** (1 / 8), 1])
 
 
 def test_the_worst_misses_are_the_surest_of_each_kind() -> None:

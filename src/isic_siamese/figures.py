@@ -42,16 +42,17 @@ def draw_precision_recall(
     axes.legend(loc="lower left" if share < 0.2 else "lower center")
 
 
-def draw_reliability(figure: Figure, title: str, answers: Answers, figures: Mapping[str, Mapping[str, float]]) -> None:
+def draw_reliability(figure: Figure, title: str, answers: Answers, evaluation: Evaluation) -> None:
     """Share of melanomas beside the predicted probability, in bins of as many images each, before and after."""
     shown = (
         ("Before calibration", answers.uncalibrated, VERMILLION, "calibration_error_uncalibrated"),
         ("Calibrated on validation", answers.probabilities, BLUE, "calibration_error"),
     )
+    figures, confidence = evaluation.figures, evaluation.confidence
     figure.suptitle(title, fontsize=11)
     ends = []
     for axes, (name, probabilities, colour, error) in zip(panels := figure.subplots(1, 2), shown, strict=True):
-        table = _bin_shares(probabilities, answers.malignant)
+        table = _bin_shares(probabilities, answers.malignant, confidence)
         ends.append(min(1.0, 1.1 * float(table.to_numpy().max())))
         axes.axline((0, 0), slope=1, color=GREY, linewidth=0.8, linestyle=":", label="calibrated")
         reach = np.abs(table[["low", "high"]].to_numpy().T - table["share"].to_numpy())
@@ -60,7 +61,7 @@ def draw_reliability(figure: Figure, title: str, answers: Answers, figures: Mapp
             table["probability"],
             table["share"],
             reach,
-            label="95 % Clopper-Pearson interval, images taken as independent",
+            label=f"{100 * confidence:g} % Clopper-Pearson interval, images taken as independent",
             **style,
         )
         size = f"{len(table)} bins of {len(probabilities) // len(table)} images or so"
@@ -73,7 +74,7 @@ def draw_reliability(figure: Figure, title: str, answers: Answers, figures: Mapp
     figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside lower center", ncols=2)
 
 
-def _bin_shares(probabilities: Floats, malignant: Bools) -> pd.DataFrame:
+def _bin_shares(probabilities: Floats, malignant: Bools, confidence: float) -> pd.DataFrame:
     """Return of each bin the mean `probability` and the `share` of melanomas, with its interval, `low` to `high`.
 
     By Clopper and Pearson, as if no two images were of one patient: a bin has too few for a bootstrap.
@@ -81,7 +82,7 @@ def _bin_shares(probabilities: Floats, malignant: Bools) -> pd.DataFrame:
     table = pd.DataFrame({"probability": probabilities, "share": malignant.astype(np.float64)})
     bins = table.groupby(metrics.calibration_bins(probabilities))
     sizes = zip(bins["share"].sum(), bins.size(), strict=True)
-    low, high = zip(*(clopper_pearson(int(hits), int(n), 0.95) for hits, n in sizes), strict=True)
+    low, high = zip(*(clopper_pearson(int(hits), int(n), confidence) for hits, n in sizes), strict=True)
     return bins.mean().assign(low=low, high=high)
 
 
@@ -173,7 +174,7 @@ def write_curves(folder: Path, answers: Answers, evaluation: Evaluation, drawn: 
     )
     write_figure(
         folder / "reliability.png",
-        lambda figure: draw_reliability(figure, f"Reliability, {beside}", answers, figures),
+        lambda figure: draw_reliability(figure, f"Reliability, {beside}", answers, evaluation),
         8.4,
         4.9,
     )
