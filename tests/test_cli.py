@@ -162,7 +162,7 @@ def test_a_png_is_no_jpeg(tmp_path: Path) -> None:
 def test_a_missing_model_says_what_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        DataError, match=r"data/models/model\.json: no such file; in the root of .* run 'dvc repro train'"
+        DataError, match=r"data/models/model\.json: no such file; run 'dvc repro train' or .* in the root of the repos"
     ):
         list(cli.predict_files([jpeg(tmp_path / "lesion.jpg", 90)]))
 

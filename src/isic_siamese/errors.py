@@ -36,13 +36,19 @@ class TrainingError(UserError):
 
 
 @contextmanager
-def explaining(where: Path, problem: str, stage: str) -> Iterator[None]:
-    """Raise a `DataError` where what is read in the block is absent, or is no such thing: say which stage makes it."""
+def explaining(
+    where: Path,
+    problem: str,
+    stage: str,
+    broken: tuple[type[Exception], ...] = (ValueError, KeyError, IndexError, EOFError),
+) -> Iterator[None]:
+    """Raise a `DataError` where what is read in the block is absent or `broken`: say which stage makes it."""
     try:
         yield
     except FileNotFoundError as error:
-        raise DataError(f"{error.filename}: no such file; run 'dvc repro {stage}' or 'dvc pull'") from None
-    except (ValueError, KeyError, IndexError, EOFError) as error:
+        advice = f"run 'dvc repro {stage}' or 'dvc pull' in the root of the repository"
+        raise DataError(f"{error.filename}: no such file; {advice}") from None
+    except broken as error:
         raise DataError(f"{where}: {problem}: {error}; run 'dvc repro -f {stage}'") from None
 
 

@@ -1,8 +1,6 @@
 """The files of a trained model: its weights, and what it takes to build the network again."""
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,10 +11,12 @@ from safetensors.torch import load_file, save
 from isic_siamese.batch_norm import fold_as_in
 from isic_siamese.devices import pick_device
 from isic_siamese.encoder import SiameseEncoder
-from isic_siamese.errors import DataError
+from isic_siamese.errors import explaining
 from isic_siamese.files import read_json, replacing, write_json
 from isic_siamese.params import Count
 from isic_siamese.shards_params import Fit
+
+BROKEN = "not a model of this project", "train", (ValueError, KeyError, RuntimeError, SafetensorError)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def model_digest(folder: Path) -> str:
     Raises:
         DataError: there are none.
     """
-    with _explaining(folder):
+    with explaining(folder, *BROKEN):
         files = (folder / "model.json", folder / "model.safetensors")
         return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
@@ -85,7 +85,7 @@ def read_facts(folder: Path) -> ModelFacts:
     Raises:
         DataError: the file is absent or is something else.
     """
-    with _explaining(folder):
+    with explaining(folder, *BROKEN):
         return read_json(folder / "model.json", ModelFacts)
 
 
@@ -96,21 +96,9 @@ def read_model(folder: Path) -> SiameseEncoder:
         DataError: a file is absent or does not belong to the other.
     """
     facts = read_facts(folder)
-    with _explaining(folder):
+    with explaining(folder, *BROKEN):
         encoder = SiameseEncoder(facts.encoder, facts.stages, facts.embedding_dim, facts.image_px)
         state = load_file(folder / "model.safetensors")
         fold_as_in(encoder, state)
         encoder.load_state_dict(state)
     return encoder.to(pick_device()).eval()
-
-
-@contextmanager
-def _explaining(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{error.filename}: no such file; in the root of the repository, run 'dvc repro train' or 'dvc pull'"
-        ) from None
-    except (ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise DataError(f"{folder}: not a model of this project: {error}; run 'dvc repro -f train'") from None
