@@ -26,6 +26,7 @@ demo: {seed: 1, patients: 12, images: 400, melanomas: 6, duplicates: 1, test_ima
     ("error", "message"),
     [
         (DataError("a.csv: no rows"), "error: a.csv: no rows\n"),
+        (DataError("a.csv: no rows\nmend it"), "error: a.csv: no rows\n       mend it\n"),
         (
             OSError(errno.ENOSPC, "No space left on device", "a.npy"),
             "error: a.npy: No space left on device; free some space and run this again\n",

@@ -20,8 +20,7 @@ from tests.release_folder import contents, write_release, write_truth_v1
 
 PAUSES = (0.001, 0.001)
 GO_ON = (
-    "       mend that, or set ISIC_MIRROR to a URL or folder that has the files; "
-    "'dvc repro download' then goes on from there"
+    "mend that, or set ISIC_MIRROR to a URL or folder that has the files; 'dvc repro download' then goes on from there"
 )
 
 
@@ -164,8 +163,7 @@ def test_a_failure_names_file_url_cause_bytes_and_the_command(store: Path, serve
         fetch(store, f"{server.url}/2020", f"{server.url}/older")
     assert str(failure.value).splitlines() == [
         f"{store}: 1 of 5 files could not be fetched; what came of them is kept",
-        f"       {release.TRAIN_ZIP}: {url}: HTTP 503; {n // 2:,} bytes so far; "
-        f"{url.replace('2020/', 'older/', 1)}: HTTP 404",
+        f"{release.TRAIN_ZIP}: {url}: HTTP 503; {n // 2:,} bytes so far; {url.replace('2020/', 'older/', 1)}: HTTP 404",
         GO_ON,
     ]
     fetch(store, f"{server.url}/2020")

@@ -131,8 +131,8 @@ def test_all_problems_are_in_one_message_and_the_first_few_named(tmp_path: Path)
         release.read_truth(path)
     assert str(refusal.value).splitlines() == [
         f"{path}: sex is not male, female or empty: '?' (line 2), '?' (line 3), '?' (line 4) and 1,497 more",
-        "       age_approx is not a number of years or empty: '?' (line 2), '?' (line 3), '?' (line 4) and 1,497 more",
-        "       mend the file or take another copy of it",
+        "age_approx is not a number of years or empty: '?' (line 2), '?' (line 3), '?' (line 4) and 1,497 more",
+        "mend the file or take another copy of it",
     ]
 
 

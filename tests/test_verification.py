@@ -57,8 +57,8 @@ def test_absent_files_are_all_named_with_what_does_instead(folder: Path) -> None
     assert refusal_of(folder).splitlines() == [
         f"{folder}: not a whole release: it lacks {release.TRUTH_CSV}, {release.TEST_CSV}; add what is missing, or set "
         "'release' in params.yaml to demo, isic2020 or a folder that holds a release",
-        f"       {release.TRUTH_CSV}: {release.TRUTH_V1_CSV} is as good, and so is Kaggle's train.csv under that name",
-        f"       {release.TEST_CSV}: without unlabelled images leave out {release.TEST_ZIP}, too",
+        f"{release.TRUTH_CSV}: {release.TRUTH_V1_CSV} is as good, and so is Kaggle's train.csv under that name",
+        f"{release.TEST_CSV}: without unlabelled images leave out {release.TEST_ZIP}, too",
     ]
 
 
@@ -128,13 +128,13 @@ def test_images_and_tables_must_name_each_other(folder: Path, name: str) -> None
 def test_the_official_release_has_known_counts(folder: Path) -> None:
     assert refusal_of(folder, official=True).splitlines() == [
         f"{folder}: train: 4 images, expected 33,126",
-        "       train: 1 melanomas, expected 584",
-        "       train: 2 patients, expected 2,056",
-        "       train: 1 duplicate pairs, expected 425",
-        "       test: 2 images, expected 10,982",
-        f"       {release.TRUTH_CSV}: 368 bytes (line ends counted as one), expected 2,354,291",
-        f"       {release.TEST_CSV}: 118 bytes (line ends counted as one), expected 468,938",
-        "       not the official release: delete the wrong file and run 'dvc repro download'",
+        "train: 1 melanomas, expected 584",
+        "train: 2 patients, expected 2,056",
+        "train: 1 duplicate pairs, expected 425",
+        "test: 2 images, expected 10,982",
+        f"{release.TRUTH_CSV}: 368 bytes (line ends counted as one), expected 2,354,291",
+        f"{release.TEST_CSV}: 118 bytes (line ends counted as one), expected 468,938",
+        "not the official release: delete the wrong file and run 'dvc repro download'",
     ]
 
 

@@ -61,8 +61,8 @@ def test_names_are_compared_in_both_directions(path: Path) -> None:
         read_directory(path, "train/", ["ISIC_1", *(f"ISIC_9{i}" for i in range(5))])
     assert str(refusal.value).splitlines() == [
         f"{path}: lacks 5 of 6 images: train/ISIC_90.jpg, train/ISIC_91.jpg, train/ISIC_92.jpg and 2 more",
-        "       has 2 images that are not in the table: train/ISIC_2.jpg, train/ISIC_3.jpg",
-        "       delete it and fetch it again, or mend the table",
+        "has 2 images that are not in the table: train/ISIC_2.jpg, train/ISIC_3.jpg",
+        "delete it and fetch it again, or mend the table",
     ]
 
 
@@ -72,7 +72,7 @@ def test_a_zip_of_none_of_the_images_is_to_be_packed_anew_and_not_fetched(path: 
     with pytest.raises(DataError) as refusal:
         check(path)
     assert str(refusal.value).splitlines()[-1] == (
-        "       wanted names like train/ISIC_1.jpg; pack the images again under such names, or mend the table"
+        "wanted names like train/ISIC_1.jpg; pack the images again under such names, or mend the table"
     )
 
 

@@ -196,7 +196,7 @@ def _check_readable(paths: Sequence[Path]) -> None:
 
 def _refuse(problems: Sequence[str]) -> None:
     if problems:
-        raise DataError("\n       ".join(problems) + "; give JPEG files that can be read")
+        raise DataError("\n".join(problems) + "; give JPEG files that can be read")
 
 
 def _read_images(paths: Sequence[Path], predictor: Predictor) -> list[Images]:

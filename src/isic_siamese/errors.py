@@ -70,7 +70,8 @@ def run_command(main: Callable[[], None]) -> None:
         main()
         sys.stdout.flush()
     except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
+        message = str(error).replace("\n", "\n       ")  # each line below the first word of the first
+        sys.stderr.write(f"error: {message}\n")
         sys.exit(1)
     except BrokenPipeError:  # whoever read the answers, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed at the very end

@@ -82,7 +82,7 @@ class Params:
             return model.model_validate(content)
         except ValidationError as error:
             lines = [self._explain(name, problem) for problem in error.errors()]
-            raise ParamsError("\n       ".join(lines)) from None
+            raise ParamsError("\n".join(lines)) from None
 
     def _explain(self, name: str, problem: ErrorDetails) -> str:
         key = ".".join(str(part) for part in (name, *problem["loc"]) if part != "")

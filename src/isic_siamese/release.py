@@ -122,7 +122,7 @@ def reading(path: Path, broken: tuple[type[Exception], ...], problem: str, advic
 def refuse(path: Path, problems: Sequence[str], advice: str = "mend the file or take another copy of it") -> None:
     """Raise one `DataError` that lists all `problems` of the file `path`, if there are any."""
     if problems:
-        raise DataError("\n       ".join([f"{path}: {problems[0]}", *problems[1:], advice]))
+        raise DataError("\n".join([f"{path}: {problems[0]}", *problems[1:], advice]))
 
 
 def some(names: Sequence[object]) -> str:

@@ -136,7 +136,7 @@ def write_shards(
         lines = [f"{image}: {problem}" for image, problem in problems]
         names = [image.stem for image, _ in problems]
         paste = f"exclude: {[*params.exclude, *names]}"  # quoted, or YAML would take 0033704 for a number
-        raise DataError("\n       ".join([f"{sets[0].source.parent}: {what}", *lines, advice, paste]))
+        raise DataError("\n".join([f"{sets[0].source.parent}: {what}", *lines, advice, paste]))
     sizes = [_read_sizes(plan) for plan in plans]
     for image_set, plan in zip(sets, plans, strict=True):
         _place(plan, image_set.folder)

@@ -122,7 +122,7 @@ def _require_files(folder: Path, absent: list[str], replaceable: list[str]) -> N
         raise DataError(
             f"{folder}: not a whole release: it lacks {', '.join(missing)}; add what is missing, or set 'release' in "
             "params.yaml to demo, isic2020 or a folder that holds a release"
-            + "".join(f"\n       {name}: {INSTEAD[name]}" for name in missing if name in replaceable)
+            + "".join(f"\n{name}: {INSTEAD[name]}" for name in missing if name in replaceable)
         )
 
 
