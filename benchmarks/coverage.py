@@ -23,7 +23,7 @@ from tqdm import trange
 from isic_siamese import metrics
 from isic_siamese.arrays import Bools, Floats
 from isic_siamese.bootstrap import draw_resamples, figure, percentile_ends, rate_figure, resample_images
-from isic_siamese.measures import ISIC_2020, MOST
+from isic_siamese.measures import MOST
 from isic_siamese.shards import read_index
 from isic_siamese.splits import read_splits, rows_of
 
@@ -89,8 +89,7 @@ def measure_split(split: Split, threshold: float, weights: Floats) -> dict[str, 
     return {
         "roc_auc": metrics.roc_auc(curve),
         "average_precision": metrics.average_precision(curve),
-        **{name: rates[name] for name in ("balanced_accuracy", "sensitivity", "specificity")},
-        "ppv_isic2020": metrics.ppv_at(ISIC_2020, rates["sensitivity"], rates["specificity"]),
+        **{name: rates[name] for name in ("balanced_accuracy", "sensitivity", "specificity", "ppv_isic2020")},
         **metrics.calibration_line(probabilities, split.malignant, weights),
     }
 

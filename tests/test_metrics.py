@@ -126,6 +126,7 @@ def test_decision_figures_equal_scikit_learn_in_each_resample() -> None:
     decision = scores > 0.7
     got = metrics.decision_figures(decision, positive, weights)
     for row, weight in enumerate(weights):
+        as_isic2020 = weight * np.where(positive, 584 / weight[positive].sum(), 32_542 / weight[~positive].sum())
         expected = {
             "accuracy": sk.accuracy_score(positive, decision, sample_weight=weight),
             "balanced_accuracy": sk.balanced_accuracy_score(positive, decision, sample_weight=weight),
@@ -134,6 +135,7 @@ def test_decision_figures_equal_scikit_learn_in_each_resample() -> None:
             "ppv": sk.precision_score(positive, decision, sample_weight=weight),
             "npv": sk.precision_score(~positive, ~decision, sample_weight=weight),
             "f1": sk.f1_score(positive, decision, sample_weight=weight),
+            "ppv_isic2020": sk.precision_score(positive, decision, sample_weight=as_isic2020),
         }
         assert {name: values[row] for name, values in got.items()} == pytest.approx(expected)
 
@@ -151,6 +153,7 @@ def test_decision_figures_of_a_table_worked_by_hand() -> None:
         "ppv": 0.6,
         "npv": 0.8,
         "f1": 0.6667,
+        "ppv_isic2020": 0.0388,
     }
 
 

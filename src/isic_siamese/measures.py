@@ -14,7 +14,6 @@ RECALL_AT = (1, 5)
 LEAST_SENSITIVITY = 0.8  # of ISIC 2024's partial AUC
 # The most that a figure can be, where that is not 1; None: it may lie below 0 as well.
 MOST = {"partial_auc": 1 - LEAST_SENSITIVITY, "calibration_slope": None, "calibration_intercept": None}
-ISIC_2020 = 584 / 33_126  # share of melanomas, at which `ppv_isic2020` is what a lesion that is flagged has
 GRID = np.linspace(0, 1, 101)  # false alarm rates at which the band of the ROC curve is drawn
 
 # Mean sensitivity and specificity of dermatologists, by author and year. The first three are reader studies with
@@ -115,7 +114,7 @@ def point_measures(answers: Answers) -> dict[str, float]:
         "brier_uncalibrated": sk.brier_score_loss(y, answers.uncalibrated),
         "brier_by_prevalence": y.mean() * (1 - y.mean()),  # of whoever says the same of each image
     }
-    figures["ppv_isic2020"] = metrics.ppv_at(ISIC_2020, figures["sensitivity"], figures["specificity"])
+    figures["ppv_isic2020"] = metrics.ppv_at(metrics.ISIC_2020, figures["sensitivity"], figures["specificity"])
     figures |= {name: line[0] for name, line in metrics.calibration_line(answers.probabilities, y, once).items()}
     for name, probabilities in (("", answers.probabilities), ("_uncalibrated", answers.uncalibrated)):
         figures[f"calibration_error{name}"] = metrics.calibration_error(probabilities, y, once)[0]
@@ -144,7 +143,6 @@ def resampled_measures(answers: Answers, weights: Floats, rng: np.random.Generat
         **_recall(answers, weights),
         "band": metrics.sensitivity_on(curve, GRID),
     }
-    figures["ppv_isic2020"] = metrics.ppv_at(ISIC_2020, figures["sensitivity"], figures["specificity"])
     n_melanoma = (weights @ y).astype(np.int64)
     spared = rng.binomial(n_melanoma, figures["specificity"])
     figures["accuracy_equal_classes"] = (figures["sensitivity"] + spared / n_melanoma) / 2

@@ -14,6 +14,7 @@ from isic_siamese.arrays import Bools, Floats, Ints, as_bools, as_scores
 
 SMALL = 1e-9  # weights are whole numbers, so counts that differ by less are equal
 N_BINS = 10  # of the calibration error
+ISIC_2020 = 584 / 33_126  # share of melanomas, at which `ppv_isic2020` is what a lesion that is flagged has
 NEWTON_STEPS = 60  # of a logistic regression of one variable, which takes 5 to 10 from near its solution
 
 
@@ -171,6 +172,7 @@ def decision_figures(decision: Bools, positive: Bools, weights: Floats) -> dict[
             "ppv": tp / (tp + fp),
             "npv": tn / (tn + fn),
             "f1": 2 * tp / (2 * tp + fp + fn),
+            "ppv_isic2020": ppv_at(ISIC_2020, sensitivity, specificity),
         }
 
 

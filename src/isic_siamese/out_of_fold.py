@@ -12,7 +12,7 @@ from isic_siamese.arrays import Bools, Floats, Ints
 from isic_siamese.bootstrap import Measure, Resamples, draw_resamples, mean_figures, percentile_ends, resample_images
 from isic_siamese.evaluation import EvaluateParams
 from isic_siamese.groups import group_figures
-from isic_siamese.measures import GRID, ISIC_2020, MOST
+from isic_siamese.measures import GRID, MOST
 from isic_siamese.pictures import write_figure
 from isic_siamese.roc import Roc, draw_roc
 
@@ -169,8 +169,7 @@ def _measure(part: pd.DataFrame, malignant: Bools) -> Measure:
         return {
             "roc_auc": area,
             "average_precision": metrics.average_precision(metrics.sweep(probability, malignant, weights)),
-            **{name: rates[name] for name in ("balanced_accuracy", "sensitivity", "specificity")},
-            "ppv_isic2020": metrics.ppv_at(ISIC_2020, rates["sensitivity"], rates["specificity"]),
+            **{name: rates[name] for name in ("balanced_accuracy", "sensitivity", "specificity", "ppv_isic2020")},
             "brier": metrics.brier(probability, malignant, weights),
             **metrics.calibration_line(probability, malignant, weights),
             **found,
