@@ -23,7 +23,7 @@ from isic_siamese.comparison import compare
 from isic_siamese.crossvalidation import CHECKPOINTS, CrossvalidateParams, Recipe, cross_validate
 from isic_siamese.errors import run_command
 from isic_siamese.files import write_csv
-from isic_siamese.out_of_fold import CONTROLS, pooled_figures
+from isic_siamese.out_of_fold import CONTROLS, pool, pooled_figures
 from isic_siamese.params import Params
 from isic_siamese.shards import Shards, read_index
 from stages.crossvalidate import read_recipe
@@ -93,7 +93,7 @@ def rows(name: str, answers: pd.DataFrame, recipe: Recipe, seed: int) -> list[st
     """Write the answers, and return the line of the table; after ours also those of the controls."""
     path = ANSWERS / f"{file_name(name)}.csv"
     write_csv(path, answers)
-    figures: dict[str, Any] = pooled_figures(answers, recipe.evaluate, seed)
+    figures: dict[str, Any] = pooled_figures(pool(answers, recipe.evaluate, seed))
     cells = [figure_text(figures[key]) for key in FIGURES.values()]
     if name == OURS:
         return [f"| {name} | {' | '.join(cells)} | |", *(control_row(control, figures) for control in CONTROLS)]

@@ -12,7 +12,7 @@ from isic_siamese.errors import run_command
 from isic_siamese.evaluation import EvaluateParams
 from isic_siamese.files import write_csv, write_json
 from isic_siamese.groups import image_groups
-from isic_siamese.out_of_fold import pooled_figures, pooled_groups, write_pooled_roc
+from isic_siamese.out_of_fold import pool, pooled_figures, pooled_groups, write_pooled_roc
 from isic_siamese.pairs import PairsParams
 from isic_siamese.params import Params
 from isic_siamese.shards import Shards, read_index
@@ -38,12 +38,11 @@ def main() -> None:
     index = read_index(folder)
     answers = cross_validate(Shards(folder), index, recipe, folds, params.common.seed)
     write_csv(Path("data/crossvalidation.csv"), answers)
-    how = recipe.evaluate, params.common.seed
-    figures = pooled_figures(answers, *how) | {"groups": pooled_groups(answers, image_groups(index), *how)}
+    pooled = pool(answers, recipe.evaluate, params.common.seed)
+    figures = pooled_figures(pooled) | {"groups": pooled_groups(pooled, image_groups(index))}
     write_json(Path("metrics/crossvalidate.json"), figures)
     picture = Path("metrics/plots/crossvalidate_roc.png")
-    drawn = params.common.release == "demo"
-    write_pooled_roc(picture, answers, figures, *how, drawn)
+    write_pooled_roc(picture, pooled, figures, drawn=params.common.release == "demo")
 
 
 if __name__ == "__main__":

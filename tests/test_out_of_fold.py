@@ -10,7 +10,7 @@ from sklearn.metrics import brier_score_loss, roc_auc_score, roc_curve
 from isic_siamese import out_of_fold
 from isic_siamese.measures import GRID
 from isic_siamese.metrics import calibration_line, ppv_at
-from isic_siamese.out_of_fold import pooled_curve, pooled_figures, pooled_groups, write_pooled_roc
+from isic_siamese.out_of_fold import pool, pooled_curve, pooled_figures, pooled_groups, write_pooled_roc
 from isic_siamese.roc import Roc, draw_roc
 from tests.test_crossvalidation import EVALUATE, index_of
 
@@ -34,7 +34,7 @@ def some_answers(repeats: int = 2) -> pd.DataFrame:
 
 def test_pooled_figures_are_the_mean_of_the_repeats_and_their_interval_holds_it() -> None:
     answers = some_answers()
-    figures: dict[str, Any] = pooled_figures(answers, EVALUATE, seed=0)
+    figures: dict[str, Any] = pooled_figures(pool(answers, EVALUATE, seed=0))
     areas = [roc_auc_score(part["target"], part["probability"]) for _, part in answers.groupby("repeat")]
     auc = figures["roc_auc"]
     assert auc["value"] == pytest.approx(np.mean(areas))
@@ -53,7 +53,7 @@ def test_among_images_of_one_patient_only_its_own_melanomas_and_benign_lesions_a
     # What tells patients apart, and nothing within one: those with a melanoma look alike.
     affected = answers.groupby("patient_id")["target"].transform("max")
     answers["probability"] = 0.3 + 0.4 * affected
-    figures: dict[str, Any] = pooled_figures(answers, EVALUATE, seed=0)
+    figures: dict[str, Any] = pooled_figures(pool(answers, EVALUATE, seed=0))
     assert figures["roc_auc"]["value"] > 0.7 and figures["same_patient_roc_auc"]["value"] == 0.5
     assert 0.6 < figures["same_patient_mean_colour_roc_auc"]["value"] < 1
 
@@ -66,7 +66,7 @@ def test_a_patient_who_is_drawn_twice_has_its_pairs_twice() -> None:
 
 def test_calibration_and_predictive_value_are_those_of_the_pooled_probabilities() -> None:
     answers = some_answers(1)
-    figures: dict[str, Any] = pooled_figures(answers, EVALUATE, seed=0)
+    figures: dict[str, Any] = pooled_figures(pool(answers, EVALUATE, seed=0))
     probability, malignant = answers["probability"].to_numpy(), answers["target"].to_numpy() == 1
     assert figures["brier"]["value"] == pytest.approx(brier_score_loss(malignant, probability))
     line = calibration_line(probability, malignant, np.ones((1, 300)))
@@ -81,7 +81,7 @@ def test_calibration_and_predictive_value_are_those_of_the_pooled_probabilities(
 def test_groups_are_those_of_the_images_in_row_order() -> None:
     answers = some_answers()
     groups = pd.DataFrame({"half": np.where(np.arange(300) < 150, "first", "second")})
-    by_group: Any = pooled_groups(answers, groups, EVALUATE, seed=0)
+    by_group: Any = pooled_groups(pool(answers, EVALUATE, seed=0), groups)
     found = by_group["half"]["second"]
     part = answers[answers["row"] >= 150]
     assert found["images"] == 150 and found["melanomas"] == part["target"].sum() / 2
@@ -93,7 +93,7 @@ def test_groups_are_those_of_the_images_in_row_order() -> None:
 @pytest.mark.parametrize("repeats", [1, 3])
 def test_rates_are_those_of_the_decisions_and_a_gain_is_that_of_a_control_over_the_network(repeats: int) -> None:
     answers = some_answers(repeats)
-    figures: dict[str, Any] = pooled_figures(answers, EVALUATE, seed=0)
+    figures: dict[str, Any] = pooled_figures(pool(answers, EVALUATE, seed=0))
     hits = answers.query("target == 1").groupby("repeat")["decision"].mean().mean()
     alarms = answers.query("target == 0").groupby("repeat")["decision"].mean().mean()
     assert (figures["sensitivity"]["value"], figures["specificity"]["value"]) == pytest.approx((hits, 1 - alarms))
@@ -106,7 +106,7 @@ def test_rates_are_those_of_the_decisions_and_a_gain_is_that_of_a_control_over_t
 
 def test_the_pooled_curve_is_the_mean_of_those_of_the_repeats() -> None:
     answers = some_answers()
-    curve = pooled_curve(answers, "probability")(np.ones((1, 300)))["sensitivity"][0]
+    curve = pooled_curve(pool(answers, EVALUATE, seed=0), "probability")(np.ones((1, 300)))["sensitivity"][0]
     each = [roc_curve(part["target"], part["probability"])[:2] for _, part in answers.groupby("repeat")]
     assert curve == pytest.approx(np.mean([np.interp(GRID, *rates) for rates in each], axis=0))
 
@@ -122,9 +122,9 @@ def test_the_picture_shows_the_pooled_curve_in_its_band_beside_the_controls(
         draw_roc(*given)
 
     monkeypatch.setattr(out_of_fold, "draw_roc", draw)
-    answers = some_answers()
-    figures: dict[str, Any] = pooled_figures(answers, EVALUATE, seed=0)
-    write_pooled_roc(tmp_path / "roc.png", answers, figures, EVALUATE, seed=0, drawn=drawn)
+    pooled = pool(some_answers(), EVALUATE, seed=0)
+    figures: dict[str, Any] = pooled_figures(pooled)
+    write_pooled_roc(tmp_path / "roc.png", pooled, figures, drawn)
     assert (tmp_path / "roc.png").stat().st_size > 5000
     figure, title, curves, (ends, confidence), decisions, studies = drawings[0]
     assert isinstance(figure, Figure) and isinstance(curves[0], Roc)

@@ -1,6 +1,7 @@
 """What a cross-validation found: the figures of the pooled out-of-fold answers, and their ROC curve as a picture."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,108 +30,84 @@ DRAWN = [
 ]
 
 
-def pooled_figures(answers: pd.DataFrame, params: EvaluateParams, seed: int) -> dict[str, object]:
-    """Return the figures of the pooled answers: the mean of the repeats, with an interval over patients.
+@dataclass(frozen=True)
+class Pooled:
+    """The answers of all folds, which are pooled by their calibrated probability.
 
-    The answers of all folds are pooled by their calibrated probability.
-
-    Args:
-        answers: as `cross_validate` returns them.
-        params: how many resamples of the patients, and the confidence of the intervals.
-        seed: of the resamples.
+    Attributes:
+        repeats: what `cross_validate` returns, a table of N images for each repeat, in row order.
+        malignant: label of each image, `(N,)`.
+        resamples: of the patients.
+        confidence: of the intervals.
     """
-    repeats = _repeats(answers)
-    malignant = _malignant(repeats[0])
-    resamples = _draw_resamples(repeats[0], params, seed)
-    measures = [_measure(part, malignant) for part in repeats]
-    even = np.ones((1, len(malignant)))
+
+    repeats: list[pd.DataFrame]
+    malignant: Bools
+    resamples: Resamples
+    confidence: float
+
+
+def pool(answers: pd.DataFrame, params: EvaluateParams, seed: int) -> Pooled:
+    """Pool the `answers` of `cross_validate`, and draw resamples of the patients."""
+    repeats = [part.sort_values("row") for _, part in answers.groupby("repeat")]
+    malignant, patients = np.asarray(repeats[0]["target"] == 1), repeats[0]["patient_id"]
+    resamples = draw_resamples(patients, malignant, params.resamples, np.random.default_rng(seed))
+    return Pooled(repeats, malignant, resamples, params.confidence)
+
+
+def pooled_figures(pooled: Pooled) -> dict[str, object]:
+    """Return the figures of the pooled answers: the mean of the repeats, with an interval over patients."""
+    measures = [_measure(part, pooled.malignant) for part in pooled.repeats]
+    even = np.ones((1, len(pooled.malignant)))
     counts = {
-        "images": len(malignant),
-        "melanomas": int(malignant.sum()),
-        "patients": repeats[0]["patient_id"].nunique(),
+        "images": len(pooled.malignant),
+        "melanomas": int(pooled.malignant.sum()),
+        "patients": pooled.repeats[0]["patient_id"].nunique(),
     }
     by_repeat = {str(number): float(measure(even)["roc_auc"][0]) for number, measure in enumerate(measures, start=1)}
-    pooled = mean_figures(measures, resamples, params.confidence, MOST | dict.fromkeys(GAINS))
-    return {**pooled, "roc_auc_by_repeat": by_repeat, "counts": counts}
+    figures = mean_figures(measures, pooled.resamples, pooled.confidence, MOST | dict.fromkeys(GAINS))
+    return {**figures, "roc_auc_by_repeat": by_repeat, "counts": counts}
 
 
-def pooled_groups(answers: pd.DataFrame, groups: pd.DataFrame, params: EvaluateParams, seed: int) -> dict[str, object]:
-    """Return the figures of `group_figures` for the pooled answers, the mean of the repeats.
-
-    Args:
-        answers: as `cross_validate` returns them.
-        groups: of the same images, in row order, as `image_groups` returns them.
-        params: as in `pooled_figures`.
-        seed: likewise.
-    """
-    repeats = _repeats(answers)
-    scores, decisions = (np.stack([part[name] for part in repeats]) for name in ("probability", "decision"))
-    resamples = _draw_resamples(repeats[0], params, seed)
-    given = _malignant(repeats[0]), scores, decisions == 1
-    return {**group_figures(*given, groups, resamples, params.confidence)}
+def pooled_groups(pooled: Pooled, groups: pd.DataFrame) -> dict[str, object]:
+    """Return the figures of `group_figures`, the mean of the repeats; `groups` as `image_groups`, in row order."""
+    scores, decisions = (np.stack([part[name] for part in pooled.repeats]) for name in ("probability", "decision"))
+    return {**group_figures(pooled.malignant, scores, decisions == 1, groups, pooled.resamples, pooled.confidence)}
 
 
-def pooled_curve(answers: pd.DataFrame, score: str) -> Measure:
-    """Return a function from weights `(B, N)` to the mean ROC curve of the repeats.
+def pooled_curve(pooled: Pooled, score: str) -> Measure:
+    """Return a function from weights `(B, N)` to the mean ROC curve of the repeats, by the column `score`.
 
     It gives the `sensitivity` on `measures.GRID`, `(B, G)`.
-
-    Args:
-        answers: as `cross_validate` returns them.
-        score: the column whose ROC curve it is.
     """
-    repeats = _repeats(answers)
-    malignant = _malignant(repeats[0])
 
     def measure(weights: Floats) -> dict[str, Floats]:
-        sweeps = [metrics.sweep(part[score].to_numpy(), malignant, weights) for part in repeats]
+        sweeps = [metrics.sweep(part[score].to_numpy(), pooled.malignant, weights) for part in pooled.repeats]
         return {"sensitivity": np.mean([metrics.sensitivity_on(curve, GRID) for curve in sweeps], axis=0)}
 
     return measure
 
 
-def write_pooled_roc(
-    path: Path,
-    answers: pd.DataFrame,
-    figures: Mapping[str, Any],
-    params: EvaluateParams,
-    seed: int,
-    drawn: bool,
-) -> None:
+def write_pooled_roc(path: Path, pooled: Pooled, figures: Mapping[str, Any], drawn: bool) -> None:
     """Draw the ROC curve of the pooled answers, its band, and the curves of two controls in the same folds.
 
     Args:
         path: of the PNG.
-        answers: as `cross_validate` returns them.
-        figures: what `pooled_figures` returns of them, with the same `params` and `seed`.
-        params: see there.
-        seed: likewise.
+        pooled: the answers.
+        figures: what `pooled_figures` returns of them.
         drawn: whether the images are; then the title says so, and no dermatologists are shown.
     """
-    even = np.ones((1, figures["counts"]["images"]))
+    even = np.ones((1, len(pooled.malignant)))
     curves = [
-        Roc(name, GRID, pooled_curve(answers, score)(even)["sensitivity"][0], figures[area])
+        Roc(name, GRID, pooled_curve(pooled, score)(even)["sensitivity"][0], figures[area])
         for score, name, area in DRAWN
     ]
-    resamples = _draw_resamples(_repeats(answers)[0], params, seed)
-    spread = resample_images(pooled_curve(answers, DRAWN[0][0]), resamples)["sensitivity"]
-    band = percentile_ends(spread, params.confidence), params.confidence
+    spread = resample_images(pooled_curve(pooled, DRAWN[0][0]), pooled.resamples)["sensitivity"]
+    band = percentile_ends(spread, pooled.confidence), pooled.confidence
     images = "drawn images" if drawn else "images"
     counts = "{images:,} {}, {melanomas:,} melanoma, {patients:,} patients".format(images, **figures["counts"])
     title = f"ROC, cross-validated\n{counts}"
     write_figure(path, lambda figure: draw_roc(figure, title, curves, band, figures, not drawn), height=6.0)
-
-
-def _repeats(answers: pd.DataFrame) -> list[pd.DataFrame]:
-    return [part.sort_values("row") for _, part in answers.groupby("repeat")]
-
-
-def _malignant(repeat: pd.DataFrame) -> Bools:
-    return np.asarray(repeat["target"] == 1)
-
-
-def _draw_resamples(repeat: pd.DataFrame, params: EvaluateParams, seed: int) -> Resamples:
-    return draw_resamples(repeat["patient_id"], _malignant(repeat), params.resamples, np.random.default_rng(seed))
 
 
 def _auc_within(patient: Ints, scores: Floats, malignant: Bools) -> Callable[[Floats], Floats]:
