@@ -28,7 +28,7 @@ from isic_siamese.groups import group_figures, image_groups
 from isic_siamese.histograms import write_histograms
 from isic_siamese.leaks import check_leaks, shard_thumbnails
 from isic_siamese.measures import answer
-from isic_siamese.model_files import model_digest, read_facts, read_model
+from isic_siamese.model_files import model_digest, read_model
 from isic_siamese.pairs import read_pairs
 from isic_siamese.params import Params
 from isic_siamese.references import find_nearest, pick_references, write_references
@@ -57,7 +57,7 @@ def main() -> None:
     removed = pd.read_csv(SHARDS / "removed.csv", dtype=str, keep_default_na=False)["image_name"]
     all_rows = index["row"].to_numpy()
     checked = check_leaks(index, rows, removed, shard_thumbnails(shards, "check for leaks"))
-    encoder = read_model(MODELS)
+    encoder, facts = read_model(MODELS)
     embeddings = embed_rows(encoder, shards, all_rows, section.orientations, "embed each way up")
     malignant = index["target"].to_numpy() == 1
     train, val, voting = rows["train"], rows["val"], (section.temperature, section.vote_penalty)
@@ -84,8 +84,8 @@ def main() -> None:
     for name, table in curve_tables(answers).items():
         write_csv(PLOTS / f"{name}.csv", table)
     write_curves(PLOTS, answers, evaluation, drawn=params.common.release == "demo")
-    panels, margin = {"Distance of test pairs": measured.distances}, read_facts(MODELS).margin
-    write_histograms(PLOTS / "distances.png", panels, measured.same, margin)
+    panels = {"Distance of test pairs": measured.distances}
+    write_histograms(PLOTS / "distances.png", panels, measured.same, facts.margin)
     write_map(PLOTS / "embeddings.png", embeddings[rows["test"]], answers.malignant)
     counts = {"test": count_answers(answers, test["patient_id"]), "checked_for_leaks": checked}
     write_json(METRICS, report(evaluation, classifier) | {"counts": counts, "groups": groups})

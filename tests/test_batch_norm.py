@@ -43,7 +43,7 @@ def test_the_function_of_any_encoder_stays_as_it_is_when_folded_and_when_read_ag
         folded = encoder.features(images)
         torch.testing.assert_close(folded, before, rtol=1e-3, atol=1e-3 * float(before.abs().max()))
         write_model(tmp_path, encoder, "stretch")
-        assert torch.equal(read_model(tmp_path).cpu().features(images), folded)
+        assert torch.equal(read_model(tmp_path)[0].cpu().features(images), folded)
 
 
 def test_the_bundled_encoder_keeps_none() -> None:
@@ -106,5 +106,5 @@ def test_a_model_whose_normalisation_was_synchronised_among_gpus_reads_as_any_ot
     expected = embed(encoder, [images])
     encoder.backbone = convert_sync_batchnorm(encoder.backbone)  # type: ignore[no-untyped-call]
     write_model(tmp_path, encoder, "stretch")
-    found = embed(read_model(tmp_path).cpu(), [images])
+    found = embed(read_model(tmp_path)[0].cpu(), [images])
     np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -7,7 +7,7 @@ import pytest
 from isic_siamese.embedding import embed
 from isic_siamese.encoder import build_encoder
 from isic_siamese.errors import DataError
-from isic_siamese.model_files import model_digest, read_facts, read_model, write_model
+from isic_siamese.model_files import model_digest, read_model, write_model
 from tests.test_encoder import photographs
 
 
@@ -20,7 +20,7 @@ def test_a_model_reads_as_it_was_written_and_gives_the_same_bytes_twice(tmp_path
     for folder in ("one", "two"):
         write_model(tmp_path / folder, encoder, "stretch")
     assert (tmp_path / "one/model.safetensors").read_bytes() == (tmp_path / "two/model.safetensors").read_bytes()
-    again = read_model(tmp_path / "one").cpu()
+    again = read_model(tmp_path / "one")[0].cpu()
     np.testing.assert_allclose(embed(again, [images]), embed(encoder, [images]), atol=1e-6)
     encoder.freeze()
     np.testing.assert_array_equal(embed(again, [images]), embed(encoder, [images]))
@@ -31,14 +31,14 @@ def test_a_model_tells_how_it_was_trained(tmp_path: Path) -> None:
     encoder = build_encoder("test_efficientnet", "none", 3, 16, 32)
     for margin in (0.7, None):
         write_model(tmp_path, encoder, "pad", margin)
-        facts = read_facts(tmp_path)
+        _, facts = read_model(tmp_path)
         assert (facts.encoder, facts.image_px, facts.fit, facts.margin) == ("test_efficientnet", 32, "pad", margin)
         assert tuple(facts.mean) == encoder.mean and tuple(facts.std) == encoder.std
     (tmp_path / "model.json").write_text("{}")
     with pytest.raises(
         DataError, match=r"not a model of this project: encoder: Field required; run 'dvc repro -f train'"
     ):
-        read_facts(tmp_path)
+        read_model(tmp_path)
 
 
 def test_the_digest_is_of_the_weights_and_of_what_they_are_shown(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_a_missing_model_and_one_that_does_not_fit_its_description_are_refused(t
     for wrong in ({"fit": "bogus"}, {"image_px": 0}, {"encoder": None}):
         (tmp_path / "model.json").write_text(json.dumps(facts | wrong))
         with pytest.raises(DataError, match="not a model of this project"):
-            read_facts(tmp_path)
+            read_model(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"torn")
     with pytest.raises(DataError, match="not a model of this project"):
         read_model(tmp_path)

@@ -79,26 +79,16 @@ def model_digest(folder: Path) -> str:
         return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
-def read_facts(folder: Path) -> ModelFacts:
-    """Read `model.json` of `folder`.
+def read_model(folder: Path) -> tuple[SiameseEncoder, ModelFacts]:
+    """Read what `write_model` wrote: the network, on the best device there is and ready to embed, and its facts.
 
     Raises:
-        DataError: the file is absent or is something else.
+        DataError: a file is absent, is something else or does not belong to the other.
     """
     with explaining(folder, *BROKEN):
-        return read_json(folder / "model.json", ModelFacts)
-
-
-def read_model(folder: Path) -> SiameseEncoder:
-    """Read what `write_model` wrote, onto the best device there is, ready to embed.
-
-    Raises:
-        DataError: a file is absent or does not belong to the other.
-    """
-    facts = read_facts(folder)
-    with explaining(folder, *BROKEN):
+        facts = read_json(folder / "model.json", ModelFacts)
         encoder = SiameseEncoder(facts.encoder, facts.stages, facts.embedding_dim, facts.image_px)
         state = load_file(folder / "model.safetensors")
         fold_as_in(encoder, state)
         encoder.load_state_dict(state)
-    return encoder.to(pick_device()).eval()
+    return encoder.to(pick_device()).eval(), facts

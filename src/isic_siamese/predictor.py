@@ -14,7 +14,7 @@ from isic_siamese.classifier import Classifier, read_classifier
 from isic_siamese.embedding import embed
 from isic_siamese.encoder import SiameseEncoder
 from isic_siamese.images import decode_image
-from isic_siamese.model_files import model_digest, read_facts, read_model
+from isic_siamese.model_files import model_digest, read_model
 from isic_siamese.references import References, read_references
 from isic_siamese.shards_params import Fit
 
@@ -107,9 +107,10 @@ def read_predictor(data: Path | str = DATA) -> Predictor:
         DataError: a file is absent, or they do not belong together.
     """
     models, evaluation = Path(data) / MODELS, Path(data) / EVALUATION
+    encoder, facts = read_model(models)
     return Predictor(
-        read_model(models),
-        read_facts(models).fit,
+        encoder,
+        facts.fit,
         read_references(evaluation, model_digest(models)),
         read_classifier(evaluation / "classifier.json"),
     )
