@@ -62,6 +62,7 @@ def test_a_missing_model_and_one_that_does_not_fit_its_description_are_refused(t
         (tmp_path / "model.json").write_text(json.dumps(facts | wrong))
         with pytest.raises(DataError, match="not a model of this project"):
             read_model(tmp_path)
+    (tmp_path / "model.json").write_text(json.dumps(facts))
     (tmp_path / "model.safetensors").write_bytes(b"torn")
     with pytest.raises(DataError, match="not a model of this project"):
         read_model(tmp_path)
