@@ -59,6 +59,7 @@ def test_the_roc_has_the_band_the_area_and_the_threshold_of_the_evaluation(
     write_curves(tmp_path, some_answers(), evaluation)
     _, title, (curve,), (ends, confidence), decisions, _ = drawn[0]
     assert title == "ROC, test split: 80 images, 20 melanoma" and curve.area == evaluation.figures["roc_auc"]
+    assert np.trapezoid(curve.sensitivity, curve.false_alarm_rate) == pytest.approx(curve.area["value"])
     assert ends is evaluation.band and confidence == 0.95 and decisions is evaluation.figures
 
 

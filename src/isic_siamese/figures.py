@@ -17,7 +17,7 @@ from isic_siamese.evaluation import Evaluation
 from isic_siamese.measures import Answers
 from isic_siamese.pictures import BLUE, CHOSEN, GREY, VERMILLION, unit_axes, write_figure
 from isic_siamese.references import References
-from isic_siamese.roc import draw_roc, trace_roc
+from isic_siamese.roc import Roc, draw_roc
 from isic_siamese.shards import Shards
 from isic_siamese.sheets import Tile, reference_tiles, write_sheet
 
@@ -158,7 +158,8 @@ def write_curves(folder: Path, answers: Answers, evaluation: Evaluation, drawn: 
     Where the images are `drawn`, they say so, and the first shows no dermatologists, who have not seen such.
     """
     figures = evaluation.figures
-    curve = trace_roc("this model", answers.scores, answers.malignant, figures["roc_auc"])
+    fpr, tpr, _ = sk.roc_curve(answers.malignant, answers.scores)
+    curve = Roc("this model", fpr, tpr, figures["roc_auc"])
     band = evaluation.band, evaluation.confidence
     n, n_melanoma = len(answers.malignant), int(answers.malignant.sum())
     counts = f"{n:,}{' drawn' if drawn else ''} images, {n_melanoma:,} melanoma"

@@ -8,9 +8,8 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from sklearn.metrics import roc_curve
 
-from isic_siamese.arrays import Bools, Floats
+from isic_siamese.arrays import Floats
 from isic_siamese.bootstrap import figure_text
 from isic_siamese.measures import DERMATOLOGISTS, GRID, study_name
 from isic_siamese.pictures import BLUE, CHOSEN, GREEN, GREY, ORANGE, PURPLE, VERMILLION, unit_axes
@@ -52,12 +51,6 @@ class Roc:
     false_alarm_rate: Floats
     sensitivity: Floats
     area: Mapping[str, float]
-
-
-def trace_roc(name: str, scores: Floats, malignant: Bools, area: Mapping[str, float]) -> Roc:
-    """Return the ROC curve of `scores` `(N,)` of images that are `malignant` `(N,)`."""
-    false_alarm_rate, sensitivity, _ = roc_curve(malignant, scores)
-    return Roc(name, false_alarm_rate, sensitivity, area)
 
 
 def draw_roc(
