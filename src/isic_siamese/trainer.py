@@ -179,23 +179,25 @@ class Trainer:
         lesions in them; of several processes each has its share. Of several steps together, because a GPU takes little
         longer for hundreds of images than for a step's few.
         """
-        plain, copies, draws = [], [], []
+        rows, draws, copied = [], [], []
         for position in positions:
-            rows = self.steps[position].rows
-            own = slice(0, len(rows)) if self.features is not None else ranks.share(len(rows))
-            first = min(max(own.start, self._n_plain(self.steps[position])), own.stop)  # of the copies
-            plain.append(rows[own.start : first])
-            copies.append(rows[first : own.stop])
-            draws.append(self._draws(epoch, position)[first : own.stop])
-        rows = torch.cat(plain)
+            step = self.steps[position]
+            n_plain = 0 if self.recipe.apply_to == "all" else step.n_plain
+            own = ranks.share(len(step.rows)) if self.features is None else slice(None)
+            rows.append(step.rows[own])
+            draws.append(self._draws(epoch, position)[own])
+            copied.append(np.arange(len(step.rows))[own] >= n_plain)
+        n_views, views, copy = [len(part) for part in rows], torch.cat(rows), np.concatenate(copied)
+        at_plain, at_copies = (torch.from_numpy(np.flatnonzero(which)) for which in (~copy, copy))
+        plain, copies, drawn = views[at_plain], views[at_copies], torch.cat(draws)[at_copies]
+        order = to_device(torch.cat([at_plain, at_copies]).argsort(), self.device)  # back to that of the steps
         if self.features is not None:
-            known = self.features[to_device(rows, self.device)]
-            features = _join(known, plain, self._pool_copies(torch.cat(copies), torch.cat(draws)), copies)
-            return [(part[ranks.share(len(part))],) for part in features]
-        augmented = augment(self.images.take(torch.cat(copies)), torch.cat(draws), self.recipe)
-        images = _join(self.images.take(rows), plain, augmented, copies)
-        regions = torch.split(lesion_regions(torch.cat(images)), [len(part) for part in images])
-        return list(zip(images, regions, strict=True))
+            known = self.features[to_device(plain, self.device)]
+            features = torch.cat([known, self._pool_copies(copies, drawn)]).index_select(0, order)
+            return [(part[ranks.share(len(part))],) for part in torch.split(features, n_views)]
+        augmented = augment(self.images.take(copies), drawn, self.recipe)
+        images = torch.cat([self.images.take(plain), augmented]).index_select(0, order)
+        return list(zip(torch.split(images, n_views), torch.split(lesion_regions(images), n_views), strict=True))
 
     def _pool_copies(self, rows: Tensor, draws: Tensor) -> Tensor:
         """Return the features of the images at `rows` `(v,)`, augmented, `(v, F)`; each process pools a share."""
@@ -210,10 +212,6 @@ class Trainer:
         """Return the features of images, arguments as the encoder takes them, in the precision of the run."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             return self.encoder.features(images, regions)
-
-    def _n_plain(self, step: Step) -> int:
-        """Return how many views of a step, which come first, are not augmented."""
-        return 0 if self.recipe.apply_to == "all" else step.n_plain
 
     def _draws(self, epoch: int, position: int) -> Tensor:
         """Return what `augment` takes for the views of a step, `(V, N_DRAWS)`, in host memory."""
@@ -277,12 +275,6 @@ class Trainer:
         if ranks.n_ranks() == 1:
             return own
         return np.asarray(ranks.gather(torch.from_numpy(own).to(self.device), len(rows)).cpu().numpy(), np.float32)
-
-
-def _join(plain: Tensor, plain_rows: list[Tensor], copies: Tensor, copy_rows: list[Tensor]) -> list[Tensor]:
-    """Return of each step what `plain` and `copies` have of its rows, in that order."""
-    parts = [torch.split(plain, [len(rows) for rows in plain_rows]), torch.split(copies, [len(r) for r in copy_rows])]
-    return [torch.cat(pair) for pair in zip(*parts, strict=True)]
 
 
 def _some(rows: Ints) -> Ints:
