@@ -80,10 +80,10 @@ def test_no_step_mixes_devices_or_makes_the_host_wait(
     run.encoder.train()
     with FAKE, torch.no_grad():
         move(run)
-        run.embed_views(0, 0)  # fills what is kept per device
+        run.embed_views(*run.prepare(0, [0]))  # fills what is kept per device
         with NeverWait():  # type: ignore[no-untyped-call]
             views, _ = run.prepare(0, [0, 1])
-            embeddings = run.embed_views(0, 0, views)
+            embeddings = run.embed_views(views)
             for loss in LOSSES:
                 run.params = run.params.model_copy(update={"loss": loss})
                 assert run.loss(embeddings, run.steps[0]).device == CUDA

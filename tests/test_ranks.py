@@ -29,7 +29,7 @@ SCRIPT = """
         for loss in ("contrastive", "cross_entropy"):
             trainer = make_trainer(data, loss=loss, cross_entropy_weight=0.5)
             trainer.encoder.double().train()  # or what one sees is the rounding of batch normalisation
-            found[f"{loss} loss"] = trainer.run_step(0, 0)
+            found[f"{loss} loss"] = next(trainer.run_steps(0, [0]))
             for part in (trainer.encoder, trainer.to_logit):
                 found |= {f"{loss} {name}": p.grad for name, p in part.named_parameters() if p.grad is not None}
         trained = train(make_trainer(data, epochs=2, learning_rate=1e-3), folder / "checkpoints", lambda _: None)

@@ -12,9 +12,13 @@ from isic_siamese.encoder import BUNDLED_ENCODER, SiameseEncoder
 from isic_siamese.errors import DataError, TrainingError
 from isic_siamese.losses import contrastive_loss, supervised_contrastive_loss, triplet_loss
 from isic_siamese.shards import Shards
-from isic_siamese.trainer import Views, learning_rate_factor
+from isic_siamese.trainer import Trainer, Views, learning_rate_factor
 from isic_siamese.training_data import TrainingData
 from tests.toy import RECIPE, draw_data, make_trainer
+
+
+def first_loss(run: Trainer) -> float:
+    return next(run.run_steps(0, [0])).item()
 
 
 @pytest.fixture
@@ -54,7 +58,8 @@ def test_only_oversampled_views_are_augmented_unless_all_are_asked_for(
         step = run.steps[position]
         assert 0 < step.n_plain < len(step.rows)
         with torch.no_grad():
-            change = run.embed_views(0, position) - run.encoder(run.images.take(step.rows))
+            (views,) = run.prepare(0, [position])
+            change = run.embed_views(views) - run.encoder(run.images.take(step.rows))
         first = step.n_plain if apply_to == "oversampled" else 0
         assert torch.equal(change.abs().amax(dim=1) > 1e-5, torch.arange(len(step.rows)) >= first)
 
@@ -66,10 +71,11 @@ def test_known_features_give_the_embeddings_that_the_images_give(data: TrainingD
     run.encoder.eval()
     validation = run.validate()
     with torch.no_grad():
-        known = [run.embed_views(0, position) for position in range(len(run.steps))]
+        every = list(range(len(run.steps)))
+        known = [run.embed_views(views) for views in run.prepare(0, every)]
         run.features = None
-        for position, embeddings in enumerate(known):
-            torch.testing.assert_close(embeddings, run.embed_views(0, position), atol=1e-5, rtol=0)
+        for embeddings, views in zip(known, run.prepare(0, every), strict=True):
+            torch.testing.assert_close(embeddings, run.embed_views(views), atol=1e-5, rtol=0)
     np.testing.assert_allclose(validation.embeddings, run.validate().embeddings, atol=1e-5)
 
 
@@ -137,14 +143,14 @@ def test_a_step_without_copies_augments_none(data: TrainingData, encoder: str, f
     ((views, *_),) = run.prepare(0, [0])
     rows = run.steps[0].rows
     assert torch.equal(views, run.images.take(rows) if run.features is None else run.features[rows])
-    assert run.run_step(0, 0).isfinite()
+    assert next(run.run_steps(0, [0])).isfinite()
 
 
 def test_a_frozen_backbone_stays_as_it_is_and_the_projection_learns(data: TrainingData) -> None:
     run = make_trainer(data, frozen_groups="all")
     before = {name: tensor.clone() for name, tensor in run.encoder.state_dict().items()}
     run.encoder.train()
-    run.run_step(0, 0)
+    next(run.run_steps(0, [0]))
     changed = {name for name, tensor in run.encoder.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed == {"head.weight", "head.bias"}
 
@@ -184,7 +190,7 @@ def test_the_key_of_a_run_changes_with_all_that_its_result_depends_on(data: Trai
 @pytest.mark.parametrize("loss", ["contrastive", "triplet", "supervised_contrastive", "cross_entropy"])
 def test_every_loss_goes_down_on_a_step_that_is_repeated(data: TrainingData, loss: str) -> None:
     run = make_trainer(data, loss=loss, warmup_epochs=0.0)
-    losses = [run.run_step(0, 0).item() for _ in range(8)]
+    losses = [loss.item() for loss in run.run_steps(0, 8 * [0])]
     assert losses[-1] < losses[0]
 
 
@@ -212,17 +218,14 @@ def test_every_weight_learns_and_pretrained_ones_at_a_tenth_of_the_rate(
 
 def test_cross_entropy_is_added_to_a_loss_over_pairs_by_its_weight_and_to_itself_never(data: TrainingData) -> None:
     weights = (0.0, 0.5, 2.0)
-    beside = [make_trainer(data, cross_entropy_weight=weight).run_step(0, 0).item() for weight in weights]
-    alone = [
-        make_trainer(data, loss="cross_entropy", cross_entropy_weight=weight).run_step(0, 0).item()
-        for weight in weights
-    ]
+    beside = [first_loss(make_trainer(data, cross_entropy_weight=weight)) for weight in weights]
+    alone = [first_loss(make_trainer(data, loss="cross_entropy", cross_entropy_weight=weight)) for weight in weights]
     assert alone[0] == alone[1] == alone[2] > 0.1
     assert beside == pytest.approx([beside[0] + weight * alone[0] for weight in weights], rel=1e-5)
 
 
 def test_precision_is_what_the_parameter_says_and_by_default_float32_on_a_cpu(data: TrainingData) -> None:
-    losses = [make_trainer(data, precision=name).run_step(0, 0).item() for name in ("auto", "float32", "bfloat16")]
+    losses = [first_loss(make_trainer(data, precision=name)) for name in ("auto", "float32", "bfloat16")]
     assert losses[0] == losses[1] != losses[2] and losses[2] == pytest.approx(losses[0], rel=0.05)
 
 

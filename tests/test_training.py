@@ -62,7 +62,7 @@ def test_a_run_that_was_interrupted_goes_on_and_ends_in_the_same_bits(
     def stop_now_and_then(trainer: Trainer) -> Trainer:
         step = trainer.run_step
 
-        def counted(epoch: int, position: int, views: Views | None = None) -> torch.Tensor:
+        def counted(epoch: int, position: int, views: Views) -> torch.Tensor:
             nonlocal steps
             steps += 1
             if steps % 7 == 0:

@@ -148,7 +148,7 @@ class Trainer:
             for position, views in zip(positions[todo], self.prepare(epoch, positions)[todo], strict=True):
                 yield self.run_step(epoch, position, views)
 
-    def run_step(self, epoch: int, position: int, views: Views | None = None) -> Tensor:
+    def run_step(self, epoch: int, position: int, views: Views) -> Tensor:
         """Embed each view of a step once, compare its pairs, and move the weights; return the loss, a scalar.
 
         `views` is what `prepare` gave for the step.
@@ -156,7 +156,7 @@ class Trainer:
         step = self.steps[position]
         if self.features is None:
             torch.manual_seed(self._seed(epoch, position) + ranks.rank())  # of dropout, in encoders that have it
-        embeddings = self.embed_views(epoch, position, views)
+        embeddings = self.embed_views(views)
         loss = self.loss(ranks.gather(embeddings, len(step.rows)), step)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -165,10 +165,8 @@ class Trainer:
         self.schedule.step()
         return loss.detach()
 
-    def embed_views(self, epoch: int, position: int, views: Views | None = None) -> Tensor:
+    def embed_views(self, views: Views) -> Tensor:
         """Return the embeddings of a step's views, float32 `(V, D)`; of several processes, this one's share of them."""
-        if views is None:
-            (views,) = self.prepare(epoch, [position])
         return self.encoder.project(self._pool(*views) if self.features is None else views[0])
 
     @torch.no_grad()
