@@ -6,13 +6,14 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from isic_siamese import checkpoint
+from isic_siamese import checkpoint, training
 from isic_siamese.embedding import embed_rows
 from isic_siamese.errors import TrainingError, run_command
 from isic_siamese.model_files import write_model
@@ -107,6 +108,23 @@ def test_a_short_run_saves_when_it_is_over_and_a_long_one_now_and_then(
     train(trainer, tmp_path, lambda _: None)
     expected = [epoch for epoch in range(3) for _ in trainer.steps] + [1, 2, 3]
     assert saved[1:] == sorted(expected)
+
+
+def test_a_process_that_does_not_save_never_waits_for_its_device_to_do_so(
+    data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[float] = []
+
+    def item(tensor: torch.Tensor) -> float:
+        read.append(float(tensor))
+        return read[-1]
+
+    monkeypatch.setattr(torch.Tensor, "item", item)
+    monkeypatch.setattr(training, "ranks", SimpleNamespace(rank=lambda: 1, from_first=lambda state: state))
+    monkeypatch.setattr(checkpoint, "SECONDS_APART", -1.0)
+    monkeypatch.setattr(training, "LOOK_EVERY", 1000)
+    train(make_trainer(data, epochs=3), tmp_path / "checkpoints", lambda _: None)
+    assert len(read) == 3 and not (tmp_path / "checkpoints").exists()
 
 
 def test_a_run_on_more_threads_is_another_one(data: TrainingData) -> None:

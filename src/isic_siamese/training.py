@@ -107,7 +107,7 @@ def train(trainer: Trainer, checkpoints: Path, on_epoch: Callable[[pd.DataFrame]
             _run_epoch(trainer, progress, checkpoint, bar)
             progress.end_epoch(trainer)
             on_epoch(pd.DataFrame(progress.history))
-            if checkpoint.due() or len(progress.history) == epochs:
+            if ranks.rank() == 0 and (checkpoint.due() or len(progress.history) == epochs):
                 _save(trainer, progress, checkpoint)
     trainer.encoder.load_state_dict(progress.best)
     first, best = (progress.embeddings[name].numpy() for name in ("first", "best"))
@@ -131,7 +131,7 @@ def _run_epoch(trainer: Trainer, progress: Progress, checkpoint: Checkpoint, bar
             progress.total = total.item()
             _check_finite(progress.total, epoch)
             bar.set_postfix(loss=f"{progress.total / progress.done:.4f}", val_roc_auc=auc)
-        if checkpoint.due():
+        if ranks.rank() == 0 and checkpoint.due():
             progress.total = total.item()
             _save(trainer, progress, checkpoint)
 
@@ -145,5 +145,4 @@ def _check_finite(total: float, epoch: int) -> None:
 
 
 def _save(trainer: Trainer, progress: Progress, checkpoint: Checkpoint) -> None:
-    if ranks.rank() == 0:
-        checkpoint.save({"trainer": trainer.state(), "progress": vars(progress)})
+    checkpoint.save({"trainer": trainer.state(), "progress": vars(progress)})
