@@ -270,9 +270,7 @@ class Trainer:
         part = torch.from_numpy(rows[ranks.share(len(rows))])
         starts = range(0, len(part), self.encoder.batch_size)
         own = embed(self.encoder, (self.images.take(part[i : i + self.encoder.batch_size]) for i in starts))
-        if ranks.n_ranks() == 1:
-            return own
-        return np.asarray(ranks.gather(torch.from_numpy(own).to(self.device), len(rows)).cpu().numpy(), np.float32)
+        return ranks.gather(torch.from_numpy(own).to(self.device), len(rows)).cpu().numpy()
 
 
 def _some(rows: Ints) -> Ints:
