@@ -113,9 +113,9 @@ class Trainer:
         if self.encoder.learns_features:
             self.encoder.standardise(pool_rows(self.encoder, data.shards, _some(data.train_rows)))
             return None
-        rows = np.concatenate([data.train_rows, data.val_rows])
+        rows, task = np.concatenate([data.train_rows, data.val_rows]), "features" if ranks.rank() == 0 else None
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            features = pool_rows(self.encoder, data.shards, rows, task="features", by_row=True)
+            features = pool_rows(self.encoder, data.shards, rows, task=task, by_row=True)
         self.encoder.standardise(features[torch.from_numpy(_some(data.train_rows)).to(self.device)])
         return features
 
