@@ -2,8 +2,8 @@
 
 import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,8 @@ def make_trainer(data: TrainingData, **changed: object) -> Trainer:
     return Trainer(data, section, params.section("augment", AugmentParams), params.common.margin, 0)
 
 
-def run_as_isic(folder: Path, n_steps: int | None, results: Connection) -> None:
-    """Train on the images of `folder`, all epochs or `n_steps` steps; send the seconds of each epoch and the memory."""
+def run_as_isic(folder: Path, n_steps: int | None) -> dict[str, Any]:
+    """Train on the images of `folder`, all epochs or `n_steps` steps; return each epoch's seconds and the memory."""
     start = time.perf_counter()
     shards, section = Shards(folder), Params().section("pairs", PairsParams)
     malignant = np.arange(len(shards)) % (BENIGN_PER_MELANOMA + 1) == 0
@@ -51,14 +51,12 @@ def run_as_isic(folder: Path, n_steps: int | None, results: Connection) -> None:
     built = time.perf_counter()
     ends = [built]
     train(run, folder / "checkpoints", lambda _: ends.append(time.perf_counter()))
-    results.send(
-        {
-            "epochs": np.diff(ends).tolist(),
-            "total": time.perf_counter() - start,
-            "images": run.images_per_epoch,
-            "peak": peak_bytes(),
-        }
-    )
+    return {
+        "epochs": np.diff(ends).tolist(),
+        "total": time.perf_counter() - start,
+        "images": run.images_per_epoch,
+        "peak": peak_bytes(),
+    }
 
 
 def peak_bytes() -> int:
@@ -68,14 +66,10 @@ def peak_bytes() -> int:
 
 
 def run_apart(work: Path, n_images: int, n_steps: int | None) -> dict[str, Any]:
-    """Return what `run_as_isic` sends from a new process."""
+    """Return what `run_as_isic` returns in a new process."""
     draw_shards(work, n_images)
-    here, there = get_context("spawn").Pipe(duplex=False)
-    process = get_context("spawn").Process(target=run_as_isic, args=(work, n_steps, there))
-    process.start()
-    there.close()
-    found: dict[str, Any] = here.recv()
-    process.join()
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        found = pool.submit(run_as_isic, work, n_steps).result()
     for path in work.glob("*.npy"):
         path.unlink()
     return found
