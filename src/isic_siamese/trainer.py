@@ -36,6 +36,7 @@ STANDARDISED = 1024  # training images, at most, by which the features are stand
 BACKBONE_RATE = 0.1  # learning rate of pretrained layers, as a part of that of the new ones
 LOGIT_SCALE = 10  # of unit embeddings; without it a logit would need weights that few epochs do not reach
 AHEAD = 2  # batches of the encoder whose views are prepared together: on a GPU those of many steps, on a CPU of one
+GENTLER = "lower train.learning_rate, or raise train.warmup_epochs"
 
 # Of a step's views, what weights that learn take: features `(V, F)`, or images `(V, S, S, 3)` and their lesion regions.
 Views = tuple[Tensor, ...]
@@ -249,15 +250,11 @@ class Trainer:
         heard = data.train_rows[learned_from(data.malignant[data.train_rows])]
         references, embeddings = self._embed(heard), self._embed(data.val_rows)
         if not (np.isfinite(references).all() and np.isfinite(embeddings).all()):
-            raise TrainingError(
-                "training: the embeddings are no longer finite; lower train.learning_rate, or raise train.warmup_epochs"
-            )
+            raise TrainingError(f"training: the embeddings are no longer finite; {GENTLER}")
         scores = vote_scores(embeddings, references, data.malignant[heard])
         if not scores.std() > SILENT:
-            raise TrainingError(
-                f"training: all embeddings have become alike (scores differ by {scores.std():.1e}); "
-                "lower train.learning_rate, or raise train.warmup_epochs"
-            )
+            spread = f"scores differ by {scores.std():.1e}"
+            raise TrainingError(f"training: all embeddings have become alike ({spread}); {GENTLER}")
         return Validation(float(roc_auc_score(data.malignant[data.val_rows], scores)), embeddings)
 
     def _embed(self, rows: Ints) -> Embeddings:

@@ -19,7 +19,7 @@ from isic_siamese.checkpoint import Checkpoint
 from isic_siamese.devices import device_name, explaining_out_of_memory
 from isic_siamese.encoder import SiameseEncoder
 from isic_siamese.errors import TrainingError
-from isic_siamese.trainer import Trainer
+from isic_siamese.trainer import GENTLER, Trainer
 
 log = logging.getLogger(__name__)
 
@@ -138,10 +138,7 @@ def _run_epoch(trainer: Trainer, progress: Progress, checkpoint: Checkpoint, bar
 
 def _check_finite(total: float, epoch: int) -> None:
     if not math.isfinite(total):
-        raise TrainingError(
-            f"training: the loss is no longer finite in epoch {epoch + 1}; lower train.learning_rate, "
-            "or raise train.warmup_epochs"
-        )
+        raise TrainingError(f"training: the loss is no longer finite in epoch {epoch + 1}; {GENTLER}")
 
 
 def _save(trainer: Trainer, progress: Progress, checkpoint: Checkpoint) -> None:
