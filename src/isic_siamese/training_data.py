@@ -46,13 +46,9 @@ class TrainParams(Section):
     precision: Literal["auto", "float32", "bfloat16"]
 
     @model_validator(mode="after")
-    def _freeze_what_is_trained(self) -> Self:
+    def _fit(self) -> Self:
         if self.weights == "none" and self.frozen_groups:
             raise ValueError("frozen_groups would keep random weights; with weights: none set frozen_groups to 0")
-        return self
-
-    @model_validator(mode="after")
-    def _warm_up_in_time(self) -> Self:
         if self.warmup_epochs > self.epochs:
             raise ValueError(
                 f"the warm-up would end after training: warmup_epochs is {self.warmup_epochs:g}, epochs {self.epochs}; "
