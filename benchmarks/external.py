@@ -14,7 +14,7 @@ import numpy as np
 from isic_siamese.arrays import Floats
 from isic_siamese.bootstrap import draw_resamples, figure_text, mean_figures
 from isic_siamese.evaluation import EvaluateParams, count_answers
-from isic_siamese.measures import MOST, answer, point_measures, resampled_measures
+from isic_siamese.measures import MOST, answer, point_measures, rate_bases, resampled_measures
 from isic_siamese.params import Params
 from isic_siamese.predictor import read_predictor
 from isic_siamese.release import TRAIN_FOLDER, TRAIN_ZIP, TRUTH_CSV, read_truth
@@ -40,7 +40,7 @@ def main() -> None:
         found = resampled_measures(answers, weights, rng)
         return {name: found[name] for name in SHOWN}
 
-    figures = mean_figures([measure], resamples, section.confidence, MOST)
+    figures = mean_figures([measure], resamples, section.confidence, MOST, rate_bases(answers))
     figures["brier_by_prevalence"] = {"value": point_measures(answers)["brier_by_prevalence"]}
     figures["mean_probability"] = {"value": float(answers.probabilities.mean())}
     for name, count in count_answers(answers, truth["patient_id"]).items():

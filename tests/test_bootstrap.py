@@ -149,6 +149,26 @@ def test_a_figure_that_does_not_exist_is_left_out_of_a_mean() -> None:
     assert set(mean_figures([measure], resamples, 0.95, most={"sum": None})) == {"sum"}
 
 
+@pytest.mark.parametrize("certain", ["sensitivity", "specificity"])
+def test_where_resamples_agree_in_one_rate_the_balanced_accuracy_is_as_uncertain_as_both(certain: str) -> None:
+    patients = pd.Series(list("abcdefgh"))
+    malignant = np.arange(8) < 3
+    right = {"sensitivity": np.where(malignant, 1, 0), "specificity": np.where(malignant, 0, 1)}
+    right["specificity" if certain == "sensitivity" else "sensitivity"][[0, 7]] = 0
+    bases = {"sensitivity": malignant, "specificity": ~malignant}
+    resamples = draw_resamples(patients, malignant, 200, np.random.default_rng(0))
+
+    def measure(weights: Floats) -> dict[str, Floats]:
+        rates = {name: weights @ hits / (weights @ bases[name]) for name, hits in right.items()}
+        return rates | {"balanced_accuracy": (rates["sensitivity"] + rates["specificity"]) / 2}
+
+    found = mean_figures([measure, measure], resamples, 0.95, {}, bases)
+    assert found[certain] == rate_figure(1.0, np.ones(200), 0.95, int(bases[certain].sum()))
+    for end in ("low", "high"):
+        assert found["balanced_accuracy"][end] == np.mean([found[name][end] for name in bases])
+    assert mean_figures([measure], resamples, 0.95, {})[certain] == {"value": 1.0}
+
+
 def test_a_rate_whose_resamples_differ_keeps_their_interval() -> None:
     resampled = np.linspace(0, 1, 101)
     assert rate_figure(0.5, resampled, 0.5, 7) == figure(0.5, resampled, 0.5, 7)

@@ -65,7 +65,8 @@ def pooled_figures(pooled: Pooled) -> dict[str, object]:
         "patients": pooled.repeats[0]["patient_id"].nunique(),
     }
     by_repeat = {str(number): float(measure(even)["roc_auc"][0]) for number, measure in enumerate(measures, start=1)}
-    figures = mean_figures(measures, pooled.resamples, pooled.confidence, MOST | dict.fromkeys(GAINS))
+    bases = {"sensitivity": pooled.malignant, "specificity": ~pooled.malignant}
+    figures = mean_figures(measures, pooled.resamples, pooled.confidence, MOST | dict.fromkeys(GAINS), bases)
     return {**figures, "roc_auc_by_repeat": by_repeat, "counts": counts}
 
 
