@@ -54,9 +54,10 @@ def test_every_training_image_is_used_and_only_melanomas_are_oversampled(n_melan
     assert (per_image["max"] == per_image["size"] - 1).all()  # views are numbered 0, 1, 2, ...
 
 
-def test_validation_and_test_pairs_show_each_image_as_it_is() -> None:
+def test_validation_and_test_pairs_show_each_image_as_it_is_and_are_in_a_block_once() -> None:
     pairs, _ = draw(10, 200, oversample=False)
     assert (pairs[["left_view", "right_view"]] == 0).to_numpy().all()
+    assert not pairs.duplicated().any()
 
 
 def test_a_block_of_consecutive_pairs_touches_no_more_views_than_named() -> None:
@@ -67,6 +68,12 @@ def test_a_block_of_consecutive_pairs_touches_no_more_views_than_named() -> None
         ends = np.concatenate([block[["left", "left_view"]], block[["right", "right_view"]]])
         assert len(np.unique(ends, axis=0)) == 64
         assert not block.duplicated().any()
+
+
+def test_an_oversampled_image_meets_others_in_each_round() -> None:
+    pairs, malignant = draw(64, 128)  # two blocks a round
+    rows = [np.unique(block[["left", "right"]]) for _, block in pairs.groupby("block")]
+    assert len({tuple(in_block[malignant[in_block]]) for in_block in rows}) == len(rows) == 4
 
 
 @pytest.mark.parametrize("pairs_per_block", [64, 112])

@@ -96,10 +96,11 @@ def test_an_array_that_is_no_shard_is_named(tmp_path: Path, array: npt.NDArray[n
         Shards(tmp_path)
 
 
-def test_shards_of_different_sizes_do_not_go_together(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("px", [4, 16])
+def test_shards_of_different_sizes_do_not_go_together(folder: Path, tmp_path: Path, px: int) -> None:
     (tmp_path / "shard-00000.npy").write_bytes((folder / "shard-00000.npy").read_bytes())
-    np.save(tmp_path / "shard-00001.npy", np.zeros((2, 16, 16, 3), np.uint8))
-    with pytest.raises(DataError, match=r"shard-00001\.npy: images of 16 px, those of shard-00000\.npy have 8"):
+    np.save(tmp_path / "shard-00001.npy", np.zeros((2, px, px, 3), np.uint8))
+    with pytest.raises(DataError, match=rf"shard-00001\.npy: images of {px} px, those of shard-00000\.npy have 8"):
         Shards(tmp_path)
 
 
@@ -130,7 +131,9 @@ def test_an_absent_index_is_named_with_what_to_do(tmp_path: Path) -> None:
         read_index(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "image\nA\n", "row,image\nx,A\n", "row,image\n1,A\n", "row,image,target\n0,A,\n"])
+@pytest.mark.parametrize(
+    "text", ["", "image\nA\n", "row,image\nx,A\n", "row,image\n1,A\n", "row\n0\n2\n", "row,image,target\n0,A,\n"]
+)
 def test_a_table_that_is_no_index_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "index.csv").write_text(text)
     with pytest.raises(DataError, match=r"index\.csv: not an index of shards"):
