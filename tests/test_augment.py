@@ -57,6 +57,21 @@ def test_contrast_agrees_with_torchvision(draw: float) -> None:
     assert (got.int() - expected.int()).abs().max() <= 1
 
 
+def test_colours_changed_at_once_are_those_changed_one_after_another() -> None:
+    images = photographs() // 2 + 50
+    drawn = {"contrast": 0.9, "brightness": 0.8, "saturation": 0.0, "hue": 0.99}
+    strengths = {"contrast": 0.3, "brightness": 0.3, "saturation": 0.5, "hue": 0.1}
+    together = augment(images, draws(n=8, **drawn), STILL.model_copy(update=strengths))
+    for name, strength in strengths.items():
+        images = augment(images, draws(n=8, **{name: drawn[name]}), STILL.model_copy(update={name: strength}))
+    assert (together.int() - images.int()).abs().max() <= 3  # each rounds
+
+
+def test_colours_brighter_than_white_are_white() -> None:
+    bright = torch.full((1, 4, 4, 3), 250, dtype=torch.uint8)
+    assert (augment(bright, draws(n=1, brightness=0.99), STILL.model_copy(update={"brightness": 0.2})) == 255).all()
+
+
 def test_hue_turns_colours_and_leaves_greys() -> None:
     params = STILL.model_copy(update={"hue": 0.5})
     grey = torch.full((1, 4, 4, 3), 130, dtype=torch.uint8)
@@ -124,3 +139,4 @@ def test_translate_moves_by_a_part_of_the_side() -> None:
 def test_a_blur_that_would_tell_the_oversampled_copies_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="would tell the oversampled copies"):
         AugmentParams.model_validate(STILL.model_dump() | change)
+    AugmentParams.model_validate(STILL.model_dump() | change | {"apply_to": "all"})

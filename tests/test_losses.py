@@ -103,13 +103,14 @@ def test_contrastive_loss_agrees_with_pytorch_metric_learning() -> None:
     assert negative.mean().item() == pytest.approx(ours[~same].mean().item(), rel=1e-5)
 
 
-def test_triplet_loss_agrees_with_pytorch_metric_learning_and_a_slow_loop() -> None:
+@pytest.mark.parametrize("margin", [0.2, 1.0])  # no and some negatives are nearer than that
+def test_triplet_loss_agrees_with_pytorch_metric_learning_and_a_slow_loop(margin: float) -> None:
     embeddings, malignant = views()
-    ours = triplet_loss(embeddings, malignant, margin=0.2).item()
-    assert ours == pytest.approx(oracle.TripletMarginLoss(margin=0.2)(embeddings, malignant.long()).item(), rel=1e-5)
+    ours = triplet_loss(embeddings, malignant, margin).item()
+    assert ours == pytest.approx(oracle.TripletMarginLoss(margin)(embeddings, malignant.long()).item(), rel=1e-5)
     d = torch.cdist(embeddings, embeddings)
     costs = [
-        (d[a, p] - d[a, n] + 0.2).item()
+        (d[a, p] - d[a, n] + margin).item()
         for a in range(12)
         for p in range(12)
         for n in range(12)
