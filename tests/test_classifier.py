@@ -95,15 +95,21 @@ def test_one_validation_image_in_a_hundred_is_unfamiliar() -> None:
     nearest = rng.random(1000)
     fitted = fit_classifier(rng.normal(size=1000), nearest < 0.5, nearest, 5, 8)
     assert fitted.is_unfamiliar(nearest).sum() == 10
-    assert fitted.is_unfamiliar(np.array([nearest.max(), nearest.mean()])).tolist() == [True, False]
+    assert fitted.is_unfamiliar(np.array([nearest.max(), fitted.familiar])).tolist() == [True, False]
 
 
 def test_calibration_and_the_vote_agree_on_the_order() -> None:
     fitted = Classifier(12.0, -3.0, 0.2, 0.9, 5, 8)
     scores = np.array([-0.5, 0.0, 0.5])
     assert np.all(np.diff(fitted.probabilities(scores)) > 0)
-    assert fitted.uncalibrated(scores)[1] == 0.5
     assert fitted.decide(np.array([0.19, 0.2])).tolist() == [False, True]
+
+
+def test_a_probability_is_that_of_the_log_odds_which_calibration_moves() -> None:
+    fitted = Classifier(2.0, -math.log(3), 0.2, 0.9, 5, 8)
+    scores = np.array([0.0, math.log(3)])
+    np.testing.assert_allclose(fitted.uncalibrated(scores), [1 / 2, 3 / 4])
+    np.testing.assert_allclose(fitted.probabilities(scores), [1 / 4, 3 / 4])
 
 
 NUMBERS = {"slope": 1, "intercept": 0, "threshold": 0.1, "familiar": 0.9, "neighbours": 5, "orientations": 8}
