@@ -8,6 +8,7 @@ from scipy import stats
 from isic_siamese import bootstrap
 from isic_siamese.arrays import Bools, Floats
 from isic_siamese.bootstrap import (
+    clopper_pearson,
     draw_resamples,
     figure,
     mean_figures,
@@ -29,6 +30,8 @@ def test_each_resample_has_as_many_patients_of_each_kind_as_the_split() -> None:
     assert (resamples.multiplicities[:, affected].sum(axis=1) == 2).all()
     assert (np.delete(resamples.multiplicities, affected, axis=1).sum(axis=1) == 3).all()
     assert (resamples.multiplicities.std(axis=0) > 0).all()
+    alone = draw_resamples(PATIENTS, np.asarray(PATIENTS == "c"), 50, np.random.default_rng(0))
+    assert (alone.multiplicities[:, 2] == 1).all()
 
 
 def test_all_images_of_a_patient_are_drawn_together() -> None:
@@ -91,6 +94,7 @@ def test_a_figure_of_limited_range_has_an_interval_within_it_that_is_even_in_log
 def test_where_a_curve_is_read_at_its_end_the_interval_is_that_of_percentiles() -> None:
     resampled = np.linspace(0.5, 1, 101)
     assert figure(1.0, resampled, 0.8, 7) == pytest.approx({"value": 1.0, "low": 0.55, "high": 1.0})
+    assert figure(0.0, 1 - resampled, 0.8, 7) == pytest.approx({"value": 0.0, "low": 0.0, "high": 0.45})
 
 
 def test_the_interval_of_an_area_holds_the_truth_as_often_as_it_says_where_patients_are_few() -> None:
@@ -119,7 +123,8 @@ def _area(scores: Floats, malignant: Bools, weights: Floats) -> dict[str, Floats
 
 
 def test_undefined_resamples_are_left_out_while_they_are_the_minority() -> None:
-    assert figure(0.5, np.array([0.4, np.nan, 0.6]), 0.9, 9) == figure(0.5, np.array([0.4, 0.6]), 0.9, 9)
+    for value in (0.5, 1.0):
+        assert figure(value, np.array([0.4, np.nan, 0.6]), 0.9, 9) == figure(value, np.array([0.4, 0.6]), 0.9, 9)
     assert figure(0.5, np.array([0.4, np.nan, np.nan]), 0.9, 9) == {"value": 0.5}
 
 
@@ -133,6 +138,8 @@ def test_a_rate_of_which_all_resamples_agree_has_the_interval_of_clopper_and_pea
     assert rate_figure(1.0, certain, 0.95, 7) == {"value": 1.0, "low": pytest.approx(0.025 ** (1 / 7)), "high": 1.0}
     none = {"value": 0.0, "low": 0.0, "high": pytest.approx(1 - 0.05 ** (1 / 4))}
     assert rate_figure(0.0, 0 * certain, 0.9, 4) == none
+    found = rate_figure(0.58, 0.58 * certain, 0.95, 50)  # in floats 28.999999999999996 of 50
+    assert (found["low"], found["high"]) == clopper_pearson(29, 50, 0.95)
 
 
 def test_any_other_figure_of_which_all_resamples_agree_has_no_interval() -> None:

@@ -3,8 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
+from isic_siamese import metrics
 from isic_siamese.classifier import Classifier
 from isic_siamese.measures import (
     DERMATOLOGISTS,
@@ -17,6 +19,7 @@ from isic_siamese.measures import (
 )
 from isic_siamese.references import References
 from isic_siamese.votes import Votes
+from tests.test_metrics import slow_partial_auc
 from tests.test_votes import unit
 
 
@@ -56,14 +59,24 @@ def test_the_accuracy_on_as_many_benign_images_is_the_balanced_accuracy_on_avera
     resampled = resampled_measures(answers, np.ones((4000, 80)), np.random.default_rng(0))
     drawn = resampled["accuracy_equal_classes"]
     assert drawn.mean() == pytest.approx(point_measures(answers)["balanced_accuracy"], abs=0.005)
-    assert drawn.std() > 0.02
+    specificity = point_measures(answers)["specificity"]  # of as many benign images as melanomas, 20
+    assert drawn.std() == pytest.approx(np.sqrt(specificity * (1 - specificity) / 20) / 2, rel=0.1)
 
 
 def test_the_partial_area_is_what_lies_above_four_fifths_sensitivity() -> None:
     answers = some_answers()
     points = point_measures(answers)
-    assert 0 < points["partial_auc"] < 0.2
+    slow = slow_partial_auc(answers.malignant, answers.scores, np.ones(80), 0.8)
+    assert points["partial_auc"] == pytest.approx(slow)
     assert points["roc_auc"] == roc_auc_score(answers.malignant, answers.scores)
+
+
+def test_what_calibration_gains_is_told_beside_the_votes_alone_and_the_prevalence_alone() -> None:
+    answers = some_answers()
+    points, once = point_measures(answers), np.ones((1, 80))
+    error = metrics.calibration_error(answers.uncalibrated, answers.malignant, once)[0]
+    assert points["calibration_error_uncalibrated"] == error != points["calibration_error"]
+    assert points["brier_by_prevalence"] == 0.25 * 0.75
 
 
 def test_operating_points_lie_on_the_curve_where_dermatologists_stand() -> None:
@@ -74,12 +87,12 @@ def test_operating_points_lie_on_the_curve_where_dermatologists_stand() -> None:
 
 
 def test_an_operating_point_that_is_just_good_enough_counts() -> None:
-    scores = np.array([0.5, 3.1, 3.2, 3.3, 1, 2, 3, 4, 5])  # four melanomas, then five benign images
-    answers = replace(some_answers(9), malignant=np.arange(9) < 4, scores=scores)
+    scores = np.array([0.5, *[3.5] * 7, 1, 2, 3, 4, 5])  # eight melanomas, then five benign images
+    answers = replace(some_answers(13), malignant=np.arange(13) < 8, scores=scores)
     points = point_measures(answers)
-    assert points["brinker_2019.sensitivity"] == 0.75  # at the 60 % of 3 in 5
-    assert points["brinker_2019.specificity"] == pytest.approx(0.6)  # at 3 in 4, the first share of at least 74.1 %
-    assert points["haenssle_2018.specificity"] == 0  # 86.6 % are four in four
+    assert points["brinker_2019.sensitivity"] == 7 / 8  # at the 60 % of 3 in 5
+    assert points["phillips_2019.specificity"] == pytest.approx(0.6)  # at the 87.5 % of 7 in 8
+    assert points["haenssle_2020.specificity"] == 0  # 89.0 % are eight in eight
 
 
 def test_neighbours_are_as_many_as_are_shown_or_recall_asks_for() -> None:
@@ -88,10 +101,11 @@ def test_neighbours_are_as_many_as_are_shown_or_recall_asks_for() -> None:
     table = pd.DataFrame({"target": np.arange(12) % 2})
     references = References(points, table, Votes(rng.normal(size=12), 0.0, 0.1))
     for shown, expected in ((1, 5), (7, 7)):
-        found = answer(Classifier(1.0, 0.0, 0.5, 0.5, shown, 1), references, points, references.malignant)
+        found = answer(Classifier(2.0, 0.1, 0.5, 0.5, shown, 1), references, points, references.malignant)
         assert found.nearest.shape == found.distances.shape == found.nearest_malignant.shape == (12, expected)
         assert (found.nearest[:, 0] == np.arange(12)).all() and not found.unfamiliar.any()
         assert (found.nearest_malignant[:, 0] == found.malignant).all()
+        np.testing.assert_array_equal(found.uncalibrated, expit(references.scores(points)))
 
 
 def test_a_predictive_value_of_nothing_flagged_is_left_out() -> None:
