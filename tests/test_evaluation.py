@@ -6,7 +6,9 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from isic_siamese.bootstrap import draw_resamples
+from isic_siamese import bootstrap, metrics
+from isic_siamese.arrays import Floats
+from isic_siamese.bootstrap import draw_resamples, resample_images, resample_pairs
 from isic_siamese.classifier import Classifier
 from isic_siamese.evaluation import (
     Evaluation,
@@ -26,8 +28,9 @@ PATIENTS = pd.Series([f"IP_{number // 3}" for number in range(80)])
 
 def test_pairs_are_measured_nearest_first_and_named_by_their_place_in_the_split() -> None:
     embeddings = unit(np.random.default_rng(0), 6)
-    rows = np.array([1, 3, 4])
-    pairs = pd.DataFrame({"left": [1, 3, 1], "right": [3, 4, 4], "left_view": 0, "right_view": 0, "same": [1, 0, 0]})
+    rows = np.array([1, 3, 4, 5])
+    left, right = rows[np.triu_indices(4, 1)[0]], rows[np.triu_indices(4, 1)[1]]
+    pairs = pd.DataFrame({"left": left, "right": right, "left_view": 0, "right_view": 0, "same": (left + right) % 2})
     measured = measure_pairs(pairs, embeddings, rows)
     assert (np.diff(measured.distances) >= 0).all()
     for left, right, same, distance in zip(
@@ -35,7 +38,7 @@ def test_pairs_are_measured_nearest_first_and_named_by_their_place_in_the_split(
     ):
         one, other = rows[left], rows[right]
         assert distance == pytest.approx(np.linalg.norm(embeddings[one] - embeddings[other]), abs=1e-6)
-        assert same == ({one, other} == {1, 3})
+        assert one < other and same == (one + other) % 2
 
 
 def evaluated(answers: Answers, patients: pd.Series = PATIENTS) -> Evaluation:
@@ -65,10 +68,29 @@ def test_slope_and_intercept_of_the_calibration_lie_in_the_middle_of_their_inter
         assert figure["high"] - figure["value"] == pytest.approx(figure["value"] - figure["low"])
 
 
-def test_the_band_rises(evaluation: Evaluation) -> None:
-    low, high = evaluation.band
-    assert evaluation.band.shape == (2, len(GRID))
-    assert (low <= high).all() and (np.diff(low) >= 0).all()
+def test_intervals_and_the_band_are_those_of_the_patients_drawn_again() -> None:
+    answers, rng = some_answers(), np.random.default_rng(0)
+    left, right, same = np.arange(79), np.arange(1, 80), np.arange(79) % 2
+    pairs = measure_pairs(pd.DataFrame({"left": left, "right": right, "same": same}), unit(rng, 80), np.arange(80))
+    resamples = draw_resamples(PATIENTS, answers.malignant, 200, rng)
+    found = evaluate(answers, pairs, resamples, 0.8, rng)
+
+    def measure(weights: Floats) -> dict[str, Floats]:
+        curve = metrics.sweep(answers.scores, answers.malignant, weights)
+        return {"area": metrics.roc_auc(curve), "band": metrics.sensitivity_on(curve, GRID)}
+
+    spread = resample_images(measure, resamples)
+    of_pairs = metrics.rank_auc(-pairs.distances, pairs.same)
+    drawn = resample_pairs(lambda weights: {"area": of_pairs(weights)}, resamples, pairs.left, pairs.right)
+    for name, areas in (("roc_auc", spread["area"]), ("pair_verification_auc", drawn["area"])):
+        expected = bootstrap.figure(found.figures[name]["value"], areas, 0.8, n_patients=20)  # those with a melanoma
+        assert found.figures[name] == pytest.approx(expected), name
+    np.testing.assert_allclose(found.band, np.quantile(spread["band"], [0.1, 0.9], axis=0))
+
+
+def test_the_error_that_chance_alone_gives_is_that_of_the_calibrated_probabilities(evaluation: Evaluation) -> None:
+    expected = metrics.chance_calibration_error(some_answers().probabilities, np.random.default_rng(0))
+    assert evaluation.figures["calibration_error_by_chance"]["value"] == pytest.approx(expected, rel=0.05)
 
 
 def test_the_report_is_json_with_the_goal_first_and_the_studies_in_a_group(evaluation: Evaluation) -> None:
@@ -83,12 +105,12 @@ def test_the_goal_is_reached_by_the_lower_end_alone() -> None:
     assert "does not reach 0.80" in goal({"value": 0.85, "low": 0.799, "high": 0.9})
 
 
-@pytest.mark.parametrize("flags", ["right", "all"])
+@pytest.mark.parametrize("flags", ["right", "all", "melanomas"])
 def test_where_resamples_agree_the_goal_is_judged_by_what_so_few_patients_can_tell(flags: str) -> None:
     """Two patients with melanoma, both found: the resamples agree on a sensitivity of 1, which is no certainty."""
     patients = pd.Series([f"IP_{number}" for number in range(80)])
     malignant = np.arange(80) < 2
-    decisions = malignant if flags == "right" else np.ones(80, bool)
+    decisions = {"right": malignant, "all": malignant | True, "melanomas": np.arange(80) % 9 < 2}[flags]
     figures = evaluated(replace(some_answers(), malignant=malignant, decisions=decisions), patients).figures
     rates = [figures["sensitivity"], figures["specificity"]]
     for name in ("balanced_accuracy", "accuracy_equal_classes"):
@@ -102,7 +124,8 @@ def test_the_curves_are_those_of_the_scores_and_decisions() -> None:
     tables = curve_tables(answers)
     area = np.trapezoid(tables["roc"]["tpr"], tables["roc"]["fpr"])
     assert area == pytest.approx(roc_auc_score(answers.malignant, answers.scores))
-    assert set(tables["confusion"]["actual"]) == {"melanoma", "benign"}
+    assert tables["precision_recall"].iloc[-1].to_dict() == {"recall": 0, "precision": 1}  # of nothing flagged
+    assert tables["confusion"]["actual"].value_counts().to_dict() == {"benign": 60, "melanoma": 20}
     agree = (tables["confusion"]["actual"] == tables["confusion"]["predicted"]).mean()
     assert agree == (answers.decisions == answers.malignant).mean()
 
@@ -111,7 +134,8 @@ def test_answers_are_counted() -> None:
     answers = some_answers()
     counts = count_answers(answers, PATIENTS)
     assert (counts["images"], counts["patients"], counts["melanomas"]) == (80, 27, 20)
-    assert 0 < counts["melanomas_flagged"] <= 20 and 0 < counts["benign_flagged"] < 60
+    assert 0 < counts["melanomas_flagged"] <= 20
+    assert counts["melanomas_flagged"] + counts["benign_flagged"] == answers.decisions.sum()
     assert 0 < counts["unfamiliar"] == (answers.distances[:, 0] > 0.4).sum() < 20
 
 
@@ -128,13 +152,13 @@ def test_pairs_of_one_class_that_lie_nearer_are_verified() -> None:
     assert figure == {"value": 1.0}  # an interval of no width would claim certainty
 
 
-def test_a_sensitivity_of_all_melanomas_has_an_interval_over_the_patients_who_have_one() -> None:
+def test_a_rate_of_one_has_an_interval_over_the_patients_of_its_class() -> None:
     answers = some_answers()
-    sure = replace(answers, decisions=answers.decisions | answers.malignant)
-    figure = evaluated(sure).figures["sensitivity"]
-    n = PATIENTS[answers.malignant].nunique()
-    assert n < 80 / 4 + 1
-    assert figure == {"value": 1.0, "low": pytest.approx(0.025 ** (1 / n)), "high": 1.0}
+    sure = replace(answers, decisions=answers.malignant, scores=answers.malignant.astype(np.float64))
+    figures = evaluated(sure).figures
+    for rate, n in (("sensitivity", 20), ("specificity", 27)):
+        for name in (rate, f"haenssle_2018.{rate}"):
+            assert figures[name] == {"value": 1.0, "low": pytest.approx(0.025 ** (1 / n)), "high": 1.0}
 
 
 def test_the_interval_of_a_partial_area_ends_below_the_largest_that_there_is() -> None:

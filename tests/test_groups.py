@@ -93,11 +93,11 @@ def test_a_group_of_which_all_melanomas_were_found_has_an_interval_over_its_own_
 
 
 def test_ten_images_of_each_class_are_enough_and_the_patients_of_the_rarer_one_decide_how_much_they_say() -> None:
-    malignant = np.array([*[True] * 10, *[False] * 10, *[True] * 11, *[False] * 9])
+    malignant = np.array([*[True] * 11, *[False] * 9, *[True] * 10, *[False] * 10])
     answers = replace(some_answers(40), malignant=malignant)
-    patients = np.array([*np.arange(10) // 5, *np.arange(2, 12), *np.arange(12, 32)])  # two in "a" have a melanoma
+    patients = np.array([*np.arange(12, 32), *np.arange(10) // 5, *np.arange(2, 12)])  # two in "a" have a melanoma
     resamples = draw_resamples(pd.Series(patients), malignant, 200, np.random.default_rng(0))
-    within = np.arange(40) < 20
+    within = np.arange(40) >= 20
     found = figures_of(answers, pd.DataFrame({"sex": np.where(within, "a", "b")}), resamples, 0.95)["sex"]
     assert set(found["b"]) == {"images", "melanomas", "sensitivity"} and found["b"]["melanomas"] == 11
     assert found["a"]["sensitivity"]["value"] == pytest.approx(answers.decisions[:10].mean())
