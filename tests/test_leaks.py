@@ -16,7 +16,7 @@ from isic_siamese.leaks import check_leaks, near_duplicates, perceptual_hashes, 
 
 SUBSET = Path(__file__).parents[2] / "shared/isic2020-subset/ISIC_2020_Training_JPEG.zip"
 Change = Callable[[Image.Image], Image.Image]
-ROWS = {"train": np.array([0, 1]), "val": np.array([2, 3]), "test": np.array([4, 5])}
+ROWS = {"train": np.array([0, 2]), "val": np.array([1, 3]), "test": np.array([4, 5])}
 
 
 def pictures(n: int, px: int = 128, seed: int = 0) -> np.ndarray:
@@ -40,9 +40,9 @@ def test_a_thumbnail_is_the_grey_mean_of_blocks(px: int) -> None:
     images = pictures(2, px)
     thumb = thumbnails(images)
     edges = [int(number * px / 32) for number in range(33)]
-    block = images[1, edges[3] : edges[4], edges[30] : edges[31]].astype(float) @ [0.299, 0.587, 0.114]
+    block = images[1, edges[3] : edges[4], edges[31] : edges[32]].astype(float) @ [0.299, 0.587, 0.114]
     assert thumb.shape == (2, 32, 32)
-    assert thumb[1, 3, 30] == pytest.approx(block.mean(), rel=1e-5)
+    assert thumb[1, 3, 31] == pytest.approx(block.mean(), rel=1e-5)
 
 
 def test_the_thumbnail_of_a_smaller_image_repeats_its_pixels() -> None:
@@ -96,7 +96,8 @@ def test_pictures_that_agree_in_their_low_frequencies_alone_are_no_copies() -> N
         assert near_duplicates(thumbs, other) == found
 
 
-def test_hashes_are_close_that_differ_in_at_most_so_many_bits() -> None:
+def test_hashes_are_close_that_differ_in_at_most_so_many_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leaks, "CHUNK", 400)  # ten of ours at a time
     rng = np.random.default_rng(0)
     bits = rng.random((40, 256)) < 0.5
     others = bits ^ (rng.permuted(np.tile(np.arange(256), (40, 1)), axis=1) < np.arange(40)[:, None])
@@ -110,7 +111,7 @@ def test_pictures_of_one_colour_are_no_copies_of_each_other() -> None:
 
 
 def test_clean_splits_pass_and_are_counted() -> None:
-    index = index_of(lesion_id=["", "", "a", "a", "b", ""])
+    index = index_of(lesion_id=["", "a", "", "a", "b", ""])
     counts = check_leaks(index, ROWS, pd.Series(["ISIC_9"]), thumbnails(pictures(6)))
     assert counts == {"patients": 6, "lesions": 2, "images": 6}
 
@@ -119,7 +120,7 @@ def test_clean_splits_pass_and_are_counted() -> None:
     ("index", "message"),
     [
         (index_of(patient_id=["a", "b", "c", "d", "e", "a"]), r"1 patients \(a\)"),
-        (index_of(lesion_id=["", "x", "y", "y", "x", ""]), r"1 lesions \(x\)"),
+        (index_of(lesion_id=["", "y", "x", "y", "x", ""]), r"1 lesions \(x\)"),
         (index_of(image_name=["a", "b", "c", "d", "e", "d"]), r"1 images \(d\)"),
         (index_of(image_name=["a", "b", "c", "d", "e", "ISIC_9"]), r"1 official duplicates \(ISIC_9\)"),
     ],
@@ -129,7 +130,7 @@ def test_a_leak_is_counted_and_named(index: pd.DataFrame, message: str) -> None:
         check_leaks(index, ROWS, pd.Series(["ISIC_9"]), thumbnails(pictures(6)))
 
 
-@pytest.mark.parametrize(("one", "other"), [(4, 0), (5, 3), (2, 1)])
+@pytest.mark.parametrize(("one", "other"), [(4, 2), (5, 3), (3, 2)])
 def test_a_mirrored_image_in_two_splits_is_a_leak(one: int, other: int) -> None:
     images = pictures(6)
     images[one] = images[other][:, ::-1]

@@ -114,11 +114,12 @@ def test_a_release_without_enough_patients_of_a_class_is_refused_as_such(with_me
     )
 
 
-def test_fractions_that_leave_no_test_split_are_refused() -> None:
+@pytest.mark.parametrize(("val", "total"), [(0.1, "1"), (0.3, "1.2")])
+def test_fractions_that_leave_no_test_split_are_refused(val: float, total: str) -> None:
     with pytest.raises(
-        ValidationError, match=r"train \+ val must be below 1, to leave a test split; they add up to 1.2"
+        ValidationError, match=rf"train \+ val must be below 1, to leave a test split; they add up to {total} "
     ):
-        SplitParams(train=0.9, val=0.3)
+        SplitParams(train=0.9, val=val)
 
 
 def test_rows_of_a_split_are_those_of_its_patients() -> None:
@@ -128,6 +129,14 @@ def test_rows_of_a_split_are_those_of_its_patients() -> None:
     assert rows_of(index, splits, "val").tolist() == [1]
     assert rows_of(index, splits, "test").tolist() == []
     assert rows_of(index, splits, "val", "train").tolist() == [0, 1, 2, 3]
+
+
+def test_a_split_is_counted_by_its_patients_and_images() -> None:
+    index = pd.DataFrame({"patient_id": ["a", "b", "a", "a", "c"], "target": [1, 0, 1, 0, 0]})
+    splits = pd.DataFrame({"patient_id": ["a", "b", "c"], "split": ["train", "train", "val"]})
+    counts = count_splits(index, splits)["train"]
+    both = {"patients": 2, "patients_with_melanoma": 1, "images": 4, "melanomas": 2, "melanoma_fraction": 0.5}
+    assert counts == both
 
 
 def test_a_patient_without_a_split_is_named() -> None:
@@ -141,7 +150,7 @@ def test_a_patient_without_a_split_is_named() -> None:
     [
         (None, r"splits.csv: no such file; run 'dvc repro split'"),
         ("patient,split\na,train\n", "wanted columns patient_id,split"),
-        ("patient_id,split\na,training\n", "splits train, val, test"),
+        ("patient_id,split\na,train\nb,training\n", "splits train, val, test"),
         ("patient_id,split\na,train\na,val\n", "patient a is listed twice"),
         ("", "splits.csv: not a table of splits: No columns"),
         ("patient_id,split\na,train,b\nb,c,d,e\n", "splits.csv: not a table of splits: "),
@@ -184,6 +193,9 @@ def test_six_patients_of_each_class_are_enough_and_those_who_share_a_picture_sta
     thirds = dict.fromkeys(FRACTIONS, 1 / 3)
     counts = count_splits(index, split_patients(index, thirds, np.random.default_rng(0)))
     assert [(part["patients_with_melanoma"], part["patients"]) for part in counts.values()] == [(2, 4)] * 3
-    shared = [(6, row) for row in range(7, 12)]  # all six without melanoma
-    with pytest.raises(DataError, match=r"wanted at least 2 .*, got \d and 0; use .* \(those who share a picture"):
-        split_patients(index, thirds, np.random.default_rng(0), shared)
+    shared = [(0, 1), (1, 2), (3, 4)]  # six of one class as three, two and one, beside twelve of the other
+    for target, got in ((1, r"1 and \d"), (0, r"\d and 1")):
+        targets = [target] * 6 + [1 - target] * 12
+        index = pd.DataFrame({"row": range(18), "patient_id": [f"IP_{row:02}" for row in range(18)], "target": targets})
+        with pytest.raises(DataError, match=rf"wanted at least 2 .*, got {got}; use .* \(those who share a picture"):
+            split_patients(index, thirds, np.random.default_rng(0), shared)
