@@ -4,7 +4,7 @@ import torch
 from scipy.ndimage import binary_fill_holes, gaussian_filter, label
 from torch import Tensor
 
-from isic_siamese.lesion_map import FIELD, SIDE, SOFTNESS, _hole_free, _middle_part, lesion_map, to_lab
+from isic_siamese.lesion_map import FIELD, SIDE, SOFTNESS, _hole_free, _middle_part, _threshold, lesion_map, to_lab
 
 SKIN, BROWN, BLACK = (225, 180, 160), (120, 70, 50), (0, 0, 0)
 PX = 128
@@ -38,6 +38,19 @@ def test_a_lesion_is_found_where_it_is_not_the_dark_corners_nor_a_mark_at_the_ed
     lesion = disc(x, y, radius)
     found = lesion_map(picture((lesion, BROWN), (mark, BLACK), (corners, BLACK)))
     assert overlap(found, lesion) > 0.8 and found.min() >= 0 and found.max() <= 1 + 1e-6
+    assert found[0, 20, 29] < 0.1  # the mark
+
+
+def test_a_speck_in_the_middle_is_not_taken_for_the_lesion() -> None:
+    lesion = disc(0.4, 0, 0.3)
+    assert overlap(lesion_map(picture((lesion, BROWN), (disc(-0.03, 0.03, 0.03), BLACK))), lesion) > 0.8
+
+
+def test_the_threshold_lies_half_way_between_the_means_on_its_two_sides() -> None:
+    for values in torch.rand(3, 400, generator=torch.Generator().manual_seed(0)) ** 8:  # few are large
+        threshold = _threshold(values[None]).squeeze()
+        means = values[values > threshold].mean(), values[values <= threshold].mean()
+        torch.testing.assert_close(threshold, (means[0] + means[1]) / 2)
 
 
 def test_a_lesion_as_bright_as_the_skin_is_found_by_its_colour_and_one_that_is_darker_by_that() -> None:
@@ -85,11 +98,14 @@ def test_a_map_turns_with_its_image() -> None:
             torch.testing.assert_close(turned, torch.rot90(other, turns, (1, 2)), atol=1e-5, rtol=0)
 
 
-def test_images_of_a_batch_do_not_see_one_another_and_any_side_will_do() -> None:
+def test_images_of_a_batch_do_not_see_one_another_and_any_side_or_precision_will_do() -> None:
     images = torch.cat(
         [picture((disc(0.2, 0.1, 0.4), BROWN)), picture((disc(-0.3, 0, 0.3), BLACK), skin=(150, 150, 150))]
     )
-    torch.testing.assert_close(lesion_map(images), torch.cat([lesion_map(image[None]) for image in images]))
+    together = lesion_map(images)
+    torch.testing.assert_close(together, torch.cat([lesion_map(image[None]) for image in images]))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(lesion_map(images), together)
     for side in (1, 16, 50, 200):
         assert lesion_map(torch.zeros(2, side, side, 3, dtype=torch.uint8)).shape == (2, SIDE, SIDE)
 
@@ -103,6 +119,7 @@ def test_colours_are_those_of_cielab() -> None:
         (0, 0, 255): (32.30, 79.19, -107.86),
         (0, 0, 0): (0.0, 0.0, 0.0),
         (10, 10, 10): (2.74, 0.0, 0.0),
+        (50, 50, 50): (20.79, 0.0, 0.0),
         (119, 119, 119): (50.03, 0.0, 0.0),
     }
     lab = to_lab(torch.tensor(list(known)).float())
