@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from isic_siamese import comparison
 from isic_siamese.comparison import delong, join_runs, paired_bootstrap
@@ -44,6 +44,7 @@ def test_delong_of_equal_scores_sees_no_difference() -> None:
     malignant = np.arange(10) < 4
     scores = np.linspace(0, 1, 10)
     assert delong(malignant, scores, scores).p == 1
+    assert delong(malignant, scores, -scores).p == 0  # areas of 0 and 1, without any error
 
 
 def test_delong_rejects_a_true_hypothesis_as_often_as_it_says() -> None:
@@ -71,7 +72,7 @@ def runs(gain: float) -> pd.DataFrame:
     noise = rng.normal(size=300)
     for run, skill in ((1, 1.0), (2, 1.0 + gain)):
         table[f"score_{run}"] = skill * target + noise
-        table[f"decision_{run}"] = (table[f"score_{run}"] > 0.5).astype(int)
+        table[f"decision_{run}"] = (table[f"score_{run}"] > 0.7).astype(int)
     return table
 
 
@@ -79,6 +80,7 @@ def test_a_real_gain_has_an_interval_above_zero() -> None:
     gain = paired_bootstrap(runs(1.0), 300, 0.95, np.random.default_rng(0))
     for name in ("roc_auc", "balanced_accuracy"):
         assert 0 < gain[name]["low"] < gain[name]["value"] < gain[name]["high"]
+        assert gain[name]["value"] - gain[name]["low"] == pytest.approx(gain[name]["high"] - gain[name]["value"])
 
 
 def test_a_run_gains_nothing_over_itself() -> None:
@@ -103,6 +105,8 @@ def test_the_command_compares_two_runs_image_by_image(
     areas = [roc_auc_score(table["target"], table[f"score_{run}"]) for run in (1, 2)]
     assert content["delong"]["roc_auc"] == pytest.approx(areas)
     assert content["gain"]["roc_auc"]["value"] == pytest.approx(areas[1] - areas[0])
+    rates = [balanced_accuracy_score(table["target"], table[f"decision_{run}"]) for run in (1, 2)]
+    assert content["gain"]["balanced_accuracy"]["value"] == pytest.approx(rates[1] - rates[0])
     assert content["delong"]["p"] < 0.001
 
 
@@ -112,7 +116,7 @@ def write_folds(path: Path, repeats: list[pd.DataFrame], run: int) -> Path:
     for number, table in enumerate(repeats, start=1):
         answers = table[comparison.IMAGE].assign(repeat=number, fold=1, score=0.0)
         answers["probability"], answers["decision"] = table[f"score_{run}"], table[f"decision_{run}"]
-        parts.append(answers.sample(frac=1, random_state=run))
+        parts.append(answers.sample(frac=1, random_state=10 * run + number))
     pd.concat(parts).to_csv(path, index=False)
     return path
 
@@ -139,8 +143,9 @@ def test_cross_validations_are_compared_by_probability_and_as_the_mean_of_their_
 def test_runs_of_different_splits_are_not_compared(tmp_path: Path) -> None:
     table = runs(1.0)
     one, other = write_answers(tmp_path / "1.csv", table, 1), write_answers(tmp_path / "2.csv", table[:290], 2)
-    with pytest.raises(DataError, match="10 images are in one only; compare runs of the same seed and split"):
-        join_runs(one, other)
+    for runs_given in ((one, other), (other, one)):
+        with pytest.raises(DataError, match="10 images are in one only; compare runs of the same seed and split"):
+            join_runs(*runs_given)
 
 
 @pytest.mark.parametrize(
@@ -159,6 +164,7 @@ def test_runs_of_different_splits_are_not_compared(tmp_path: Path) -> None:
         ),
         (lambda t: t[:0], r"2\.csv: wanted at least two images of each class"),
         (lambda t: t.assign(target=1 - t["target"]), "the same image with another target; compare runs on the same"),
+        (lambda t: t.assign(patient_id="IP_0"), "the same image with another patient_id; compare runs on the same"),
         (lambda t: t.assign(repeat=1, fold=1, probability=0.5), "a test.csv and a crossvalidation.csv; compare two of"),
     ],
 )

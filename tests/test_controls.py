@@ -1,18 +1,23 @@
 import json
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from isic_siamese import controls
-from isic_siamese.bootstrap import draw_resamples
+from isic_siamese.bootstrap import draw_resamples, figure, resample_images
 from isic_siamese.controls import ControlData, FrozenFeatures, control_figures
 from isic_siamese.encoder import build_encoder
 from isic_siamese.evaluation import EvaluateParams
+from isic_siamese.metrics import rank_auc
 from isic_siamese.shards import Shards
+from isic_siamese.votes import vote_scores
 from stages import controls as stage
 from tests.answered_project import make_project
 
@@ -42,6 +47,33 @@ def test_colour_alone_finds_melanomas_that_are_redder(tmp_path: Path) -> None:
     assert len(scores) == 5 + controls.SHUFFLES
 
 
+def test_an_untrained_encoder_is_that_of_the_seed(tmp_path: Path) -> None:
+    few = data_of(tmp_path, grey()[:12])
+    data = replace(few, index=few.index[:12], references=np.arange(8), test=np.arange(8, 12))
+    scores = [dict(islice(controls.control_scores(data, seed), 3))["untrained_encoder"] for seed in (0, 0, 1)]
+    assert np.array_equal(scores[0], scores[1]) and not np.array_equal(scores[0], scores[2])
+
+
+def test_regressions_and_votes_are_those_written_down(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images = (rng.integers(60, 180, (N, 1, 1, 3)) + rng.integers(0, 40, (N, 32, 32, 3))).astype(np.uint8)
+    data = data_of(tmp_path, images)
+    frozen = FrozenFeatures("imagenet", data.shards, orientations=1)
+    embeddings = frozen.embeddings(data.references)
+    scores = dict([next(controls.control_scores(data, 0)), *controls.frozen_scores(data, frozen.pooled, embeddings)])
+    for name, features, c in (
+        ("mean_colour", images.mean(axis=(1, 2)), np.inf),
+        ("imagenet_features", frozen.pooled.astype(np.float64), controls.SHRINKAGE),
+    ):
+        units = features[:40].std(axis=0)
+        standard = (features - features[:40].mean(axis=0)) / np.where(units > 0, units, 1)
+        model = LogisticRegression(C=c, class_weight="balanced", max_iter=5000).fit(standard[:40], MALIGNANT[:40])
+        np.testing.assert_allclose(scores[name], model.decision_function(standard[40:]), rtol=0.01, atol=1e-3)
+    voting = controls.FROZEN_TEMPERATURE, AS_THEY_ARE.vote_penalty
+    expected = vote_scores(embeddings[40:], embeddings[:40], MALIGNANT[:40], *voting)
+    np.testing.assert_array_equal(scores["imagenet_votes"], expected)
+
+
 def test_shuffled_labels_have_no_skill_where_the_features_have_all(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (N, 64, 64, 3), dtype=np.uint8)
     images[MALIGNANT] //= 4
@@ -57,6 +89,18 @@ def test_metadata_alone_finds_melanomas_of_the_old_even_where_some_ages_are_miss
     data = data_of(tmp_path, grey(), age_approx=ages, sex=np.where(np.arange(N) % 2, "male", "female"))
     known = ages[40:] != ""
     assert roc_auc_score(MALIGNANT[40:][known], controls._metadata_scores(data)[known]) == 1
+
+
+@pytest.mark.parametrize("column", ["sex", "anatom_site_general_challenge"])
+def test_metadata_alone_finds_melanomas_of_one_kind(column: str, tmp_path: Path) -> None:
+    data = data_of(tmp_path, grey(), **{column: np.where(MALIGNANT, "one", "other")})
+    assert roc_auc_score(MALIGNANT[40:], controls._metadata_scores(data)) == 1
+
+
+def test_an_age_that_is_missing_is_a_value_too_and_a_site_that_no_reference_has_is_none(tmp_path: Path) -> None:
+    sites = np.where(np.arange(N) < 40, "torso", "palms/soles")
+    data = data_of(tmp_path, grey(), age_approx=np.where(MALIGNANT, "", "50"), anatom_site_general_challenge=sites)
+    assert roc_auc_score(MALIGNANT[40:], controls._metadata_scores(data)) == 1
 
 
 def test_metadata_that_is_silent_has_no_skill(tmp_path: Path) -> None:
@@ -75,6 +119,13 @@ def test_imagenet_features_are_what_the_network_pools_in_units_of_the_training_i
     np.testing.assert_allclose(embeddings[data.references], expected.numpy(), atol=1e-4)
 
 
+def test_features_of_eight_orientations_are_the_same_however_an_image_is_held(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    np.save(tmp_path / "shard-00000.npy", np.concatenate([images, np.rot90(images, axes=(1, 2))]))
+    pooled = FrozenFeatures("imagenet", Shards(tmp_path), orientations=8).pooled
+    np.testing.assert_allclose(pooled[:2], pooled[2:], atol=1e-4)
+
+
 def test_each_control_has_an_interval_and_the_shuffles_their_mean() -> None:
     rng = np.random.default_rng(0)
     malignant = MALIGNANT[40:]
@@ -82,10 +133,13 @@ def test_each_control_has_an_interval_and_the_shuffles_their_mean() -> None:
     scores = rng.normal(size=20) + malignant
     shuffles = [(f"shuffled_labels.{number}", rng.normal(size=20)) for number in range(5)]
     content = control_figures([("mean_colour", scores), *shuffles], malignant, resamples, 0.95)
-    colour, shuffled = content["mean_colour"], content["shuffled_labels"]
-    assert colour["roc_auc"]["low"] < roc_auc_score(malignant, scores) < colour["roc_auc"]["high"]  # type: ignore[index]
-    mean = np.mean([roc_auc_score(malignant, values) for _, values in shuffles])
-    assert shuffled["roc_auc"]["value"] == pytest.approx(mean)  # type: ignore[index]
+    areas = resample_images(lambda weights: {"area": rank_auc(scores, malignant)(weights)}, resamples)["area"]
+    expected = figure(roc_auc_score(malignant, scores), areas, 0.95, n_patients=6)  # with a melanoma
+    assert content["mean_colour"] == {"roc_auc": expected}
+    of_shuffles = [roc_auc_score(malignant, values) for _, values in shuffles]
+    low, high = np.quantile(of_shuffles, [0.025, 0.975])
+    expected = {"value": float(np.mean(of_shuffles)), "low": low, "high": high}
+    assert content["shuffled_labels"] == {"roc_auc": pytest.approx(expected)}
     assert content["all_benign"] == {"accuracy": {"value": pytest.approx(14 / 20)}}
 
 
