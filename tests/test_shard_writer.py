@@ -2,13 +2,14 @@
 
 import json
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from isic_siamese import release
+from isic_siamese import images, release
 from isic_siamese.errors import DataError, ParamsError
 from isic_siamese.images import decode_image
 from isic_siamese.shard_writer import ImageSet, ShardTask, check_excluded, drop_images, write_shard, write_shards
@@ -34,7 +35,8 @@ def test_rows_are_in_the_order_asked_for_whatever_the_order_in_the_zip(
     source = write_zip(tmp_path / "images.zip", dict(reversed(members.items())))
     write_shards([image_set(tmp_path, source)], tmp_path / "work", params())
     shards = Shards(tmp_path / "train")
-    assert len(shards) == 23 and len(list((tmp_path / "train").iterdir())) == 6
+    assert len(shards) == 23
+    assert sorted(path.name for path in (tmp_path / "train").iterdir()) == [f"shard-0000{n}.npy" for n in range(6)]
     for row, jpeg in enumerate(members.values()):
         np.testing.assert_array_equal(shards.images(np.array([row]))[0], decode_image(jpeg, 32))
     assert not (tmp_path / "work").exists()
@@ -157,6 +159,26 @@ def test_a_shard_of_which_one_file_is_lost_is_written_again(
     [sizes] = write_shards([image_set(tmp_path, source)], tmp_path / "work", params())
     assert sizes["width"].tolist() == [200 + number for number in range(23)]
     assert len(Shards(tmp_path / "train")) == 23
+
+
+def test_a_worker_sees_that_a_zip_was_replaced(tmp_path: Path, members: dict[str, bytes]) -> None:
+    (name, jpeg), *_ = members.items()
+    for content, problems in ((b"no JPEG", 1), (jpeg, 0)):
+        source = write_zip(tmp_path / "images.zip", {name: content})
+        assert len(write_shard(ShardTask(source, [name], tmp_path / "0.npy", 32, "stretch"))) == problems
+
+
+@pytest.mark.parametrize("changed", ["Pillow", "simplejpeg", "torch", "images.py"])
+def test_what_an_interrupted_run_left_is_not_used_by_other_code(
+    tmp_path: Path, source: Path, changed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [task, *_] = shard_writer._plan(image_set(tmp_path, source), tmp_path / "work", params())
+    if changed == "images.py":
+        monkeypatch.setattr(images, "__file__", __file__)
+    else:
+        monkeypatch.setattr(shard_writer, "version", lambda name: "0" if name == changed else version(name))
+    [other, *_] = shard_writer._plan(image_set(tmp_path, source), tmp_path / "work", params())
+    assert other.target != task.target
 
 
 @pytest.mark.parametrize("change", [{"fit": "crop"}, {"image_px": 48}, {"images_per_shard": 5}, {}])
