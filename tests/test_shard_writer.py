@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from isic_siamese import images, release
+from isic_siamese import images, release, shard_writer
 from isic_siamese.errors import DataError, ParamsError
 from isic_siamese.images import decode_image
 from isic_siamese.shard_writer import ImageSet, ShardTask, check_excluded, drop_images, write_shard, write_shards

@@ -1,3 +1,4 @@
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from isic_siamese import votes
-from isic_siamese.embedding import embed_rows
+from isic_siamese.embedding import embed_rows, pool_rows
 from isic_siamese.encoder import BUNDLED_ENCODER, SiameseEncoder
 from isic_siamese.errors import DataError, TrainingError
 from isic_siamese.losses import contrastive_loss, supervised_contrastive_loss, triplet_loss
@@ -29,6 +30,7 @@ def data(tmp_path: Path) -> TrainingData:
 def test_each_distinct_view_of_a_step_is_embedded_once_and_the_loss_is_that_of_the_pairs(data: TrainingData) -> None:
     """The step's loss against a slow loop that sends both sides of each pair through the encoder."""
     run = make_trainer(data)
+    run.margin = 0.8
     run.encoder.eval()  # batch statistics would differ between the two ways
     step = run.steps[0]
     assert len(step.rows) == 16
@@ -42,7 +44,7 @@ def test_each_distinct_view_of_a_step_is_embedded_once_and_the_loss_is_that_of_t
         both = [run.encoder(side) for side in images]
         once = run.encoder(run.images.take(step.rows))
     same = torch.from_numpy(pairs["same"].to_numpy(bool))
-    slow = contrastive_loss((both[0] - both[1]).norm(dim=1), same, 1.0)
+    slow = contrastive_loss((both[0] - both[1]).norm(dim=1), same, 0.8)
     torch.testing.assert_close(run.loss(once, step), slow.mean())
 
 
@@ -146,6 +148,34 @@ def test_a_step_without_copies_augments_none(data: TrainingData, encoder: str, f
     assert next(run.run_steps(0, [0])).isfinite()
 
 
+@pytest.mark.parametrize("frozen_groups", [0, "all"])
+def test_features_are_standardised_by_training_images_evenly_spread(
+    data: TrainingData, frozen_groups: int | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("isic_siamese.trainer.STANDARDISED", 2)
+    run = make_trainer(data, frozen_groups=frozen_groups)
+    pooled = pool_rows(run.encoder, data.shards, data.train_rows[[0, -1]])
+    torch.testing.assert_close(run.encoder.centre, pooled.mean(dim=0))
+
+
+def test_order_and_draws_are_those_of_the_seed_the_epoch_and_the_step(data: TrainingData) -> None:
+    runs = [make_trainer(data, seed) for seed in (0, 1)]
+    orders = [run.epoch_order(epoch) for run in runs for epoch in (0, 1)]
+    assert len(set(map(tuple, orders))) == 4
+    assert all(sorted(order) == list(range(len(runs[0].steps))) for order in orders)
+    draws = [run._draws(epoch, position)[0, 0] for run in runs for epoch in (0, 1) for position in (0, 1)]
+    assert len(set(map(float, draws))) == 8
+
+
+def test_what_an_encoder_draws_for_dropout_is_that_of_the_step(data: TrainingData) -> None:
+    run = make_trainer(data)
+    drawn: list[float] = []
+    run.encoder.head.register_forward_hook(lambda *_: drawn.append(torch.rand(1).item()))
+    for position in (0, 1, 0):
+        next(run.run_steps(0, [position]))
+    assert drawn[0] == drawn[2] != drawn[1]
+
+
 def test_a_frozen_backbone_stays_as_it_is_and_the_projection_learns(data: TrainingData) -> None:
     run = make_trainer(data, frozen_groups="all")
     before = {name: tensor.clone() for name, tensor in run.encoder.state_dict().items()}
@@ -195,11 +225,11 @@ def test_every_loss_goes_down_on_a_step_that_is_repeated(data: TrainingData, los
 
 
 def test_a_loss_over_all_views_is_the_one_that_is_named(data: TrainingData) -> None:
-    step = make_trainer(data).steps[0]
+    triplet, supervised = (make_trainer(data, loss=name) for name in ("triplet", "supervised_contrastive"))
+    triplet.margin, step = 0.3, triplet.steps[0]
     embeddings = torch.nn.functional.normalize(torch.randn(len(step.rows), 8), dim=1)
-    losses = [make_trainer(data, loss=name).loss(embeddings, step) for name in ("triplet", "supervised_contrastive")]
-    assert losses[0] == triplet_loss(embeddings, step.malignant, 1.0)
-    assert losses[1] == supervised_contrastive_loss(embeddings, step.malignant)
+    assert triplet.loss(embeddings, step) == triplet_loss(embeddings, step.malignant, 0.3)
+    assert supervised.loss(embeddings, step) == supervised_contrastive_loss(embeddings, step.malignant)
 
 
 @pytest.mark.parametrize(
@@ -208,12 +238,17 @@ def test_a_loss_over_all_views_is_the_one_that_is_named(data: TrainingData) -> N
 def test_every_weight_learns_and_pretrained_ones_at_a_tenth_of_the_rate(
     data: TrainingData, encoder: str, weights: str, share: float
 ) -> None:
-    run = make_trainer(data, encoder=encoder, weights=weights, stages=2, learning_rate=0.002, warmup_epochs=1.5)
+    rate = {"learning_rate": 0.002, "weight_decay": 0.1, "warmup_epochs": 1.5}
+    run = make_trainer(data, 0, encoder=encoder, weights=weights, stages=2, **rate)
     rates = {weight: group["initial_lr"] for group in run.optimizer.param_groups for weight in group["params"]}
+    decays = {weight: group["weight_decay"] for group in run.optimizer.param_groups for weight in group["params"]}
+    assert all(decay == (0.1 if weight.ndim > 1 else 0) for weight, decay in decays.items())
     assert {rates[weight] for weight in run.encoder.backbone.parameters()} == {0.002 * share}
     assert {rates[weight] for part in (run.encoder.head, run.to_logit) for weight in part.parameters()} == {0.002}
     factors = [run.schedule.lr_lambdas[0](step) for step in range(4 * len(run.steps))]
     assert factors.index(1) + 1 == round(1.5 * len(run.steps))
+    next(run.run_steps(0, [0]))
+    assert run.optimizer.param_groups[0]["lr"] == pytest.approx(0.002 * factors[1])
 
 
 def test_cross_entropy_is_added_to_a_loss_over_pairs_by_its_weight_and_to_itself_never(data: TrainingData) -> None:
@@ -222,6 +257,14 @@ def test_cross_entropy_is_added_to_a_loss_over_pairs_by_its_weight_and_to_itself
     alone = [first_loss(make_trainer(data, loss="cross_entropy", cross_entropy_weight=weight)) for weight in weights]
     assert alone[0] == alone[1] == alone[2] > 0.1
     assert beside == pytest.approx([beside[0] + weight * alone[0] for weight in weights], rel=1e-5)
+
+
+def test_a_state_holds_all_that_the_next_steps_depend_on(data: TrainingData) -> None:
+    run, other = (make_trainer(data, cross_entropy_weight=0.5) for _ in range(2))
+    next(run.run_steps(0, [0]))
+    other.load_state(copy.deepcopy(run.state()))
+    later = [[next(trained.run_steps(0, [position])).item() for position in (1, 2, 3)] for trained in (run, other)]
+    assert later[0] == later[1]
 
 
 def test_precision_is_what_the_parameter_says_and_by_default_float32_on_a_cpu(data: TrainingData) -> None:
