@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +7,8 @@ import pytest
 
 from isic_siamese import votes
 from isic_siamese.arrays import Embeddings
+from isic_siamese.errors import DataError
+from isic_siamese.files import write_csv
 from isic_siamese.references import References, pick_references, read_references, write_references
 from isic_siamese.votes import Votes
 from tests.test_votes import clusters, unit
@@ -68,3 +71,14 @@ def test_references_read_back_as_they_were_written(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(again.table, references.table)
     np.testing.assert_array_equal(again.embeddings, references.embeddings)
     np.testing.assert_array_equal(again.scores(embeddings), references.scores(embeddings))
+
+
+@pytest.mark.parametrize("change", [lambda table: table[:-1], lambda table: table.assign(target=2)])
+def test_files_of_references_that_do_not_belong_together_are_refused(
+    tmp_path: Path, change: Callable[[pd.DataFrame], pd.DataFrame]
+) -> None:
+    embeddings, references = picked()
+    write_references(tmp_path, embeddings, references, "a1")
+    write_csv(tmp_path / "references.csv", change(references.table))
+    with pytest.raises(DataError, match="its files do not belong together"):
+        read_references(tmp_path, "a1")
