@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 from dvc.utils.hydra import apply_overrides
+from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from isic_siamese.augment import AugmentParams
@@ -100,6 +101,13 @@ def test_keys_that_do_not_go_together_are_named_without_the_whole_section(
     assert str(error.value).endswith(f"params.yaml: {message}")
 
 
+def test_random_weights_are_frozen_in_no_group_and_the_warm_up_may_last_to_the_end(tmp_path: Path) -> None:
+    fields = Params(edited(tmp_path, "  warmup_epochs: 1.0", "  warmup_epochs: 20.0")).section("train", TrainParams)
+    TrainParams.model_validate(fields.model_dump() | {"weights": "none", "frozen_groups": 0})
+    with pytest.raises(ValidationError, match="would keep random weights"):
+        TrainParams.model_validate(fields.model_dump() | {"weights": "none", "frozen_groups": 1})
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -134,6 +142,11 @@ def test_keys_that_do_not_go_together_are_named_without_the_whole_section(
             "  frozen_groups: all",
             "  frozen_groups: -1",
             "train.frozen_groups: input should be 'all' or an integer from 0, got -1",
+        ),
+        (
+            "  frozen_groups: all",
+            "  frozen_groups: true",
+            "train.frozen_groups: input should be 'all' or an integer from 0, got True",
         ),
     ],
 )

@@ -14,8 +14,8 @@ from isic_siamese.errors import DataError, TrainingError
 from isic_siamese.losses import contrastive_loss, supervised_contrastive_loss, triplet_loss
 from isic_siamese.shards import Shards
 from isic_siamese.trainer import Trainer, Views, learning_rate_factor
-from isic_siamese.training_data import TrainingData
-from tests.toy import RECIPE, draw_data, make_trainer
+from isic_siamese.training_data import TrainingData, training_key
+from tests.toy import PARAMS, RECIPE, draw_data, make_trainer
 
 
 def first_loss(run: Trainer) -> float:
@@ -206,15 +206,31 @@ def test_the_validation_auc_is_that_of_the_votes_of_the_training_images(
     assert validation.roc_auc == pytest.approx(roc_auc_score(data.malignant[data.val_rows], scores))
 
 
-def test_the_key_of_a_run_changes_with_all_that_its_result_depends_on(data: TrainingData, tmp_path: Path) -> None:
-    keys = [make_trainer(data).key(), make_trainer(data, 1).key(), make_trainer(data, epochs=3).key()]
-    assert make_trainer(data).key() == keys[0]
+def test_the_key_of_a_run_changes_with_all_that_its_result_depends_on(
+    data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = data, PARAMS, RECIPE, 1.0, 0
+    assert make_trainer(data).key() == training_key(*given)
     shard = np.load(tmp_path / "shard-00000.npy")
     shard[5, 0, 0, 0] ^= 1
     (tmp_path / "other").mkdir()
     np.save(tmp_path / "other/shard-00000.npy", shard)
-    keys.append(make_trainer(replace(data, shards=Shards(tmp_path / "other"))).key())
-    assert len(set(keys)) == 4
+    others = (
+        replace(data, shards=Shards(tmp_path / "other")),
+        replace(data, malignant=np.roll(data.malignant, 1)),
+        replace(data, train_rows=data.train_rows[1:]),
+        replace(data, val_rows=data.val_rows[1:]),
+        replace(data, pairs=data.pairs[1:]),
+    )
+    keys = [training_key(*given), *(training_key(other, *given[1:]) for other in others)]
+    keys.append(training_key(data, PARAMS.model_copy(update={"epochs": 3}), *given[2:]))
+    keys.append(training_key(data, PARAMS, RECIPE.model_copy(update={"flip": 0.4}), 1.0, 0))
+    keys += [training_key(data, PARAMS, RECIPE, margin, seed) for margin, seed in ((0.5, 0), (1.0, 1))]
+    for name in ("ranks.n_ranks", "device_name"):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"isic_siamese.training_data.{name}", lambda *_: 2)
+            keys.append(training_key(*given))
+    assert len(set(keys)) == len(keys) == 12
 
 
 @pytest.mark.parametrize("loss", ["contrastive", "triplet", "supervised_contrastive", "cross_entropy"])
@@ -272,12 +288,13 @@ def test_precision_is_what_the_parameter_says_and_by_default_float32_on_a_cpu(da
     assert losses[0] == losses[1] != losses[2] and losses[2] == pytest.approx(losses[0], rel=0.05)
 
 
-def test_a_validation_split_of_one_class_is_refused(data: TrainingData) -> None:
-    benign = data.val_rows[~data.malignant[data.val_rows]]
-    with pytest.raises(
-        DataError, match=r"split val: wanted images of both classes, got 0 melanoma of \d+; use a release"
-    ):
-        make_trainer(replace(data, val_rows=benign))
+@pytest.mark.parametrize("malignant", [False, True])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_of_one_class_is_refused(data: TrainingData, split: str, malignant: bool) -> None:
+    rows = np.flatnonzero(data.malignant == malignant)[:7]
+    got = f"split {split}: wanted images of both classes, got {7 * malignant} melanoma of 7; use a release"
+    with pytest.raises(DataError, match=got):
+        make_trainer(replace(data, train_rows=rows) if split == "train" else replace(data, val_rows=rows))
 
 
 def test_embeddings_that_are_not_finite_are_an_error_that_says_what_to_change(data: TrainingData) -> None:
