@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +18,7 @@ from isic_siamese import checkpoint, training
 from isic_siamese.embedding import embed_rows
 from isic_siamese.errors import TrainingError, run_command
 from isic_siamese.model_files import write_model
-from isic_siamese.trainer import Trainer, Views
+from isic_siamese.trainer import Trainer, Validation, Views
 from isic_siamese.training import Trained, train
 from isic_siamese.training_data import TrainingData
 from tests.toy import draw_data, make_trainer
@@ -45,6 +46,23 @@ def test_the_encoder_that_is_kept_is_that_of_the_best_epoch(data: TrainingData, 
     trainer = make_trainer(data)
     trained = run(trainer, tmp_path)
     assert trainer.validate().roc_auc == trained.history["val_roc_auc"].max() == trained.summary()["val_roc_auc"]
+
+
+@pytest.mark.parametrize(("areas", "best"), [([0.6, 0.8, 0.8, 0.7], 2), ([0.4, 0.3, 0.2, 0.1], 1)])
+def test_of_equally_good_epochs_the_first_is_the_best(
+    data: TrainingData, tmp_path: Path, areas: list[float], best: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, weights = make_trainer(replace(data, pairs=data.pairs[data.pairs["block"] == 0])), []
+
+    def validate() -> Validation:
+        weights.append(trainer.encoder.head.weight.detach().clone())
+        return Validation(areas[len(weights) - 1], np.full((32, 8), len(weights), np.float32))
+
+    monkeypatch.setattr(trainer, "validate", validate)
+    trained = run(trainer, tmp_path)
+    assert trained.summary()["best_epoch"] == trained.best[0, 0] == best and trained.first[0, 0] == 1
+    assert torch.equal(trained.encoder.head.weight, weights[best - 1])
+    assert trained.history["epoch"].tolist() == [1, 2, 3, 4]
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(data: TrainingData, tmp_path: Path) -> None:
