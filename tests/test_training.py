@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -63,6 +64,23 @@ def test_of_equally_good_epochs_the_first_is_the_best(
     assert trained.summary()["best_epoch"] == trained.best[0, 0] == best and trained.first[0, 0] == 1
     assert torch.equal(trained.encoder.head.weight, weights[best - 1])
     assert trained.history["epoch"].tolist() == [1, 2, 3, 4]
+
+
+def test_the_loss_of_an_epoch_is_the_mean_of_its_steps_in_its_own_order(
+    data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(replace(data, pairs=data.pairs[data.pairs["block"] < 3]), epochs=2)
+    run_steps, losses = trainer.run_steps, []
+
+    def noted(epoch: int, order: list[int], done: int) -> Iterator[torch.Tensor]:
+        assert order == trainer.epoch_order(epoch)
+        for loss in run_steps(epoch, order, done):
+            losses.append(loss.item())
+            yield loss
+
+    monkeypatch.setattr(trainer, "run_steps", noted)
+    history = run(trainer, tmp_path).history
+    np.testing.assert_allclose(history["loss"], np.reshape(losses, (2, 3)).mean(axis=1), rtol=1e-6)
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(data: TrainingData, tmp_path: Path) -> None:
