@@ -1,3 +1,4 @@
+import math
 import os
 import re
 import signal
@@ -20,7 +21,7 @@ from isic_siamese.embedding import embed_rows
 from isic_siamese.errors import TrainingError, run_command
 from isic_siamese.model_files import write_model
 from isic_siamese.trainer import Trainer, Validation, Views
-from isic_siamese.training import Trained, train
+from isic_siamese.training import Trained, _check_finite, train
 from isic_siamese.training_data import TrainingData
 from tests.toy import draw_data, make_trainer
 
@@ -73,7 +74,7 @@ def test_the_loss_of_an_epoch_is_the_mean_of_its_steps_in_its_own_order(
     run_steps, losses = trainer.run_steps, []
 
     def noted(epoch: int, order: list[int], done: int) -> Iterator[torch.Tensor]:
-        assert order == trainer.epoch_order(epoch)
+        assert trainer.encoder.training and order == trainer.epoch_order(epoch)
         for loss in run_steps(epoch, order, done):
             losses.append(loss.item())
             yield loss
@@ -328,6 +329,8 @@ def test_a_loss_that_is_not_finite_is_an_error_that_says_what_to_change(data: Tr
         trainer.encoder.head.weight.fill_(torch.nan)
     with pytest.raises(TrainingError, match=r"no longer finite in epoch 1; lower train.learning_rate"):
         run(trainer, tmp_path)
+    with pytest.raises(TrainingError, match="no longer finite in epoch 3"):
+        _check_finite(math.inf, 2)
 
 
 def test_the_history_so_far_is_given_out_after_each_epoch(data: TrainingData, tmp_path: Path) -> None:
