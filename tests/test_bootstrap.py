@@ -122,10 +122,11 @@ def _area(scores: Floats, malignant: Bools, weights: Floats) -> dict[str, Floats
     return {"area": rank_auc(scores, malignant)(weights)}
 
 
-def test_undefined_resamples_are_left_out_while_they_are_the_minority() -> None:
+def test_undefined_resamples_are_left_out_while_they_are_no_majority() -> None:
     for value in (0.5, 1.0):
         assert figure(value, np.array([0.4, np.nan, 0.6]), 0.9, 9) == figure(value, np.array([0.4, 0.6]), 0.9, 9)
-    assert figure(0.5, np.array([0.4, np.nan, np.nan]), 0.9, 9) == {"value": 0.5}
+    assert "low" in figure(0.5, np.array([0.4, np.nan, 0.6, np.nan]), 0.9, 9)
+    assert figure(0.5, np.array([0.4, np.nan, 0.6, np.nan, np.nan]), 0.9, 9) == {"value": 0.5}
 
 
 def test_one_patient_tells_nothing_of_others() -> None:
@@ -185,6 +186,8 @@ def test_the_patients_of_some_images_are_counted_once_each() -> None:
     resamples = draw_resamples(PATIENTS, MALIGNANT, 1, np.random.default_rng(0))
     assert resamples.count_patients(np.array([False, True, False, True, True, True, False])) == 2
     assert resamples.n_rarer == 2  # a and c have a melanoma; a, b, d and e have something benign
+    of_one = draw_resamples(PATIENTS, np.asarray(PATIENTS == "d"), 1, np.random.default_rng(0))
+    assert of_one.n_rarer == 1  # of two images
 
 
 def test_the_interval_of_a_difference_is_even_about_it_and_that_of_an_area_within_its_range() -> None:

@@ -12,6 +12,7 @@ from isic_siamese.bootstrap import draw_resamples, resample_images, resample_pai
 from isic_siamese.classifier import Classifier
 from isic_siamese.evaluation import (
     Evaluation,
+    answer_table,
     count_answers,
     curve_tables,
     evaluate,
@@ -20,6 +21,8 @@ from isic_siamese.evaluation import (
     report,
 )
 from isic_siamese.measures import GRID, Answers
+from isic_siamese.references import References
+from isic_siamese.votes import Votes
 from tests.test_measures import some_answers
 from tests.test_votes import unit
 
@@ -128,6 +131,20 @@ def test_the_curves_are_those_of_the_scores_and_decisions() -> None:
     assert tables["confusion"]["actual"].value_counts().to_dict() == {"benign": 60, "melanoma": 20}
     agree = (tables["confusion"]["actual"] == tables["confusion"]["predicted"]).mean()
     assert agree == (answers.decisions == answers.malignant).mean()
+
+
+def test_the_table_of_answers_names_the_nearest_reference() -> None:
+    answers, names = some_answers(), np.array([f"ISIC_{number}" for number in range(80)])
+    index = pd.DataFrame({"row": range(80), "image_name": names, "patient_id": PATIENTS, "target": answers.malignant})
+    labels = np.arange(30) % 2
+    others = pd.DataFrame({"image_name": [f"ISIC_9{number}" for number in range(30)], "target": labels})
+    references = References(unit(np.random.default_rng(0), 30), others, Votes(np.zeros(30), 0.0, 0.1))
+    table = answer_table(index, answers, references)
+    assert table["image_name"].tolist() == names.tolist() and table["target"].sum() == 20
+    assert table["nearest"].tolist() == [f"ISIC_9{number}" for number, *_ in answers.nearest]
+    assert table["nearest_target"].tolist() == labels[answers.nearest[:, 0]].tolist()
+    assert table["nearest_distance"].tolist() == answers.distances.min(axis=1).tolist()
+    assert (table["probability"] >= 0.3).tolist() == (table["decision"] == 1).tolist()
 
 
 def test_answers_are_counted() -> None:

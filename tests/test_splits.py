@@ -52,8 +52,10 @@ def test_no_split_gets_only_the_large_patients() -> None:
 
 def test_the_seed_decides_who_goes_where_and_nothing_else_does() -> None:
     index = release_like(0, 200, 40)
-    first, again, other = (split_patients(index, FRACTIONS, np.random.default_rng(seed)) for seed in (1, 1, 2))
-    shuffled = split_patients(index.sample(frac=1, random_state=0), FRACTIONS, np.random.default_rng(1))
+    shared = [(0, len(index) - 1)]
+    first, again, other = (split_patients(index, FRACTIONS, np.random.default_rng(seed), shared) for seed in (1, 1, 2))
+    in_any_order = index.sample(frac=1, random_state=0, ignore_index=True)
+    shuffled = split_patients(in_any_order, FRACTIONS, np.random.default_rng(1), shared)
     pd.testing.assert_frame_equal(first, again)
     pd.testing.assert_frame_equal(first, shuffled)
     assert not first.equals(other)
@@ -132,10 +134,10 @@ def test_rows_of_a_split_are_those_of_its_patients() -> None:
 
 
 def test_a_split_is_counted_by_its_patients_and_images() -> None:
-    index = pd.DataFrame({"patient_id": ["a", "b", "a", "a", "c"], "target": [1, 0, 1, 0, 0]})
+    index = pd.DataFrame({"patient_id": ["a", "b", "a", "a", "b", "c"], "target": [1, 0, 1, 0, 0, 0]})
     splits = pd.DataFrame({"patient_id": ["a", "b", "c"], "split": ["train", "train", "val"]})
     counts = count_splits(index, splits)["train"]
-    both = {"patients": 2, "patients_with_melanoma": 1, "images": 4, "melanomas": 2, "melanoma_fraction": 0.5}
+    both = {"patients": 2, "patients_with_melanoma": 1, "images": 5, "melanomas": 2, "melanoma_fraction": 0.4}
     assert counts == both
 
 
