@@ -8,6 +8,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from isic_siamese import votes
+from isic_siamese.augment import augment
 from isic_siamese.embedding import embed_rows, pool_rows
 from isic_siamese.encoder import BUNDLED_ENCODER, SiameseEncoder
 from isic_siamese.errors import DataError, TrainingError
@@ -64,6 +65,15 @@ def test_only_oversampled_views_are_augmented_unless_all_are_asked_for(
             change = run.embed_views(views) - run.encoder(run.images.take(step.rows))
         first = step.n_plain if apply_to == "oversampled" else 0
         assert torch.equal(change.abs().amax(dim=1) > 1e-5, torch.arange(len(step.rows)) >= first)
+
+
+def test_a_copy_is_augmented_by_the_draws_of_its_place(data: TrainingData) -> None:
+    run = make_trainer(data)
+    step, position = run.steps[-1], len(run.steps) - 1
+    ((images, _),) = run.prepare(0, [position])
+    augmented = augment(run.images.take(step.rows), run._draws(0, position), RECIPE)
+    assert 0 < step.n_plain < len(step.rows)
+    assert torch.equal(images[step.n_plain :], augmented[step.n_plain :])
 
 
 def test_known_features_give_the_embeddings_that_the_images_give(data: TrainingData) -> None:
@@ -197,6 +207,7 @@ def test_the_validation_auc_is_that_of_the_votes_of_the_training_images(
     data: TrainingData, monkeypatch: pytest.MonkeyPatch, learned: int, frozen_groups: int | str
 ) -> None:
     monkeypatch.setattr(votes, "LEARNED", learned)
+    data = replace(data, malignant=np.roll(data.malignant, 7))  # which no image tells
     run = make_trainer(data, frozen_groups=frozen_groups)
     train, val = (embed_rows(run.encoder, data.shards, rows) for rows in (data.train_rows, data.val_rows))
     validation = run.validate()
