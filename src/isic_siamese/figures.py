@@ -64,8 +64,8 @@ def draw_reliability(figure: Figure, title: str, answers: Answers, evaluation: E
             label=f"{100 * confidence:g} % Clopper-Pearson interval, images taken as independent",
             **style,
         )
-        size = f"{len(table)} bins of {len(probabilities) // len(table)} images or so"
-        axes.set(xlabel=f"mean predicted probability, {size}", ylabel="share of melanomas", aspect="equal")
+        size = f"in {len(table)} bins of {len(probabilities) // len(table):,} images or so"
+        axes.set(xlabel=f"mean predicted probability\n{size}", ylabel="share of melanomas", aspect="equal")
         chance = figures["calibration_error_by_chance"]["value"]
         by_chance = f"; by chance {chance:.3f}" if colour == BLUE else ""
         axes.set_title(f"{name}\nerror {figures[error]['value']:.3f}{by_chance}")
@@ -177,7 +177,7 @@ def write_curves(folder: Path, answers: Answers, evaluation: Evaluation, drawn: 
         folder / "reliability.png",
         lambda figure: draw_reliability(figure, f"Reliability, {beside}", answers, evaluation),
         8.4,
-        4.9,
+        5.15,
     )
     write_figure(
         folder / "confusion.png", lambda figure: draw_confusion(figure, f"Confusion, {below}", answers), 4.0, 4.2
