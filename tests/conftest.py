@@ -11,8 +11,9 @@ import torch
 
 from tests.answered_project import here, project
 from tests.checkout import checkout
+from tests.toy import data
 
-__all__ = ["checkout", "here", "project"]
+__all__ = ["checkout", "data", "here", "project"]
 
 torch.set_num_threads(1)
 

@@ -1,7 +1,5 @@
 """What holds on a GPU only: `pytest --numprocesses=0 -m cuda tests/test_cuda.py`."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -9,18 +7,13 @@ from isic_siamese.image_source import ImageSource
 from isic_siamese.lesion_map import lesion_map
 from isic_siamese.trainer import Trainer
 from isic_siamese.training_data import TrainingData
-from tests.toy import draw_data, make_trainer
+from tests.toy import make_trainer
 
 pytestmark = [
     pytest.mark.cuda,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA"),
     pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype"),
 ]
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> TrainingData:
-    return draw_data(tmp_path)
 
 
 def prepare(data: TrainingData, resident: bool, frozen_groups: int | str) -> Trainer:

@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from isic_siamese.augment import AugmentParams
+from isic_siamese.checkpoint import forget_runs
 from isic_siamese.pairs import PairsParams, draw_pairs
 from isic_siamese.shards import Shards
 from isic_siamese.trainer import Trainer
+from isic_siamese.training import Trained, train
 from isic_siamese.training_data import TrainingData, TrainParams
 
 PARAMS = TrainParams(
@@ -53,5 +56,17 @@ def draw_data(folder: Path) -> TrainingData:
     return TrainingData(Shards(folder), malignant, train_rows, val_rows, pairs)
 
 
+@pytest.fixture
+def data(tmp_path: Path) -> TrainingData:
+    return draw_data(tmp_path)
+
+
 def make_trainer(data: TrainingData, seed: int = 0, **changed: object) -> Trainer:
     return Trainer(data, PARAMS.model_copy(update=changed), RECIPE, margin=1.0, seed=seed)
+
+
+def run(trainer: Trainer, folder: Path) -> Trained:
+    """Train to the end, and leave no checkpoint."""
+    trained = train(trainer, folder / "checkpoints", lambda _: None)
+    forget_runs(folder / "checkpoints")
+    return trained
