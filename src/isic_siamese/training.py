@@ -92,9 +92,9 @@ def train(trainer: Trainer, checkpoints: Path, on_epoch: Callable[[pd.DataFrame]
     Raises:
         TrainingError: the loss is no longer finite, all embeddings are alike, or memory ran out.
     """
-    checkpoint = Checkpoint(checkpoints, trainer.key() if ranks.rank() == 0 else "of the first process")
+    checkpoint = Checkpoint(checkpoints, trainer.key()) if ranks.rank() == 0 else None  # one process saves for all
     progress = Progress()
-    if state := ranks.from_first(checkpoint.load() if ranks.rank() == 0 else None):
+    if state := ranks.from_first(checkpoint and checkpoint.load()):
         trainer.load_state(state["trainer"])
         progress = Progress(**state["progress"])
     epochs, n_images = trainer.params.epochs, progress.n_images(trainer)
@@ -107,14 +107,14 @@ def train(trainer: Trainer, checkpoints: Path, on_epoch: Callable[[pd.DataFrame]
             _run_epoch(trainer, progress, checkpoint, bar)
             progress.end_epoch(trainer)
             on_epoch(pd.DataFrame(progress.history))
-            if ranks.rank() == 0 and (checkpoint.due() or len(progress.history) == epochs):
+            if checkpoint and (checkpoint.due() or len(progress.history) == epochs):
                 _save(trainer, progress, checkpoint)
     trainer.encoder.load_state_dict(progress.best)
     first, best = (progress.embeddings[name].numpy() for name in ("first", "best"))
     return Trained(trainer.encoder, pd.DataFrame(progress.history), first, best)
 
 
-def _run_epoch(trainer: Trainer, progress: Progress, checkpoint: Checkpoint, bar: "tqdm[NoReturn]") -> None:
+def _run_epoch(trainer: Trainer, progress: Progress, checkpoint: Checkpoint | None, bar: "tqdm[NoReturn]") -> None:
     """Take the steps of the epoch that are not done yet."""
     epoch = len(progress.history)
     trainer.encoder.train()
@@ -131,7 +131,7 @@ def _run_epoch(trainer: Trainer, progress: Progress, checkpoint: Checkpoint, bar
             progress.total = total.item()
             _check_finite(progress.total, epoch)
             bar.set_postfix(loss=f"{progress.total / progress.done:.4f}", val_roc_auc=auc)
-        if ranks.rank() == 0 and checkpoint.due():
+        if checkpoint and checkpoint.due():
             progress.total = total.item()
             _save(trainer, progress, checkpoint)
 
