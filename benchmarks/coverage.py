@@ -22,7 +22,7 @@ from tqdm import trange
 
 from isic_siamese import metrics
 from isic_siamese.arrays import Bools, Floats
-from isic_siamese.bootstrap import draw_resamples, figure, percentile_ends, rate_figure, resample_images
+from isic_siamese.bootstrap import add_intervals, draw_resamples, percentile_ends, resample_images
 from isic_siamese.measures import MOST
 from isic_siamese.shards import read_index
 from isic_siamese.splits import read_splits, rows_of
@@ -99,12 +99,9 @@ def find_intervals(split: Split, threshold: float, rng: np.random.Generator) -> 
     resamples = draw_resamples(pd.Series(split.patient), split.malignant, RESAMPLES, rng)
     measure = partial(measure_split, split, threshold)
     spread = resample_images(measure, resamples)
-    of_rate = {"sensitivity": split.malignant, "specificity": ~split.malignant}
-    for name, values in measure(np.ones((1, len(split.patient)))).items():
-        if name in of_rate:
-            found = rate_figure(values[0], spread[name], CONFIDENCE, resamples.count_patients(of_rate[name]))
-        else:
-            found = figure(values[0], spread[name], CONFIDENCE, resamples.n_rarer, MOST.get(name, 1.0))
+    bases = {"sensitivity": split.malignant, "specificity": ~split.malignant}
+    once = {name: values[0] for name, values in measure(np.ones((1, len(split.patient)))).items()}
+    for name, found in add_intervals(once, spread, resamples, CONFIDENCE, MOST, bases).items():
         yield name, "ours", np.array([found.get("low", -np.inf), found.get("high", np.inf)])
         defined = spread[name][np.isfinite(spread[name])]
         yield name, "percentiles", percentile_ends(defined, CONFIDENCE) if len(defined) else np.array([-np.inf, np.inf])
