@@ -13,6 +13,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
+from isic_siamese import lesion_map, pooling
 from isic_siamese.embedding import embed
 from isic_siamese.encoder import BUNDLED_ENCODER, build_encoder
 from isic_siamese.errors import ParamsError
@@ -149,6 +150,21 @@ def test_weights_that_cannot_be_fetched_are_named_with_what_to_do(tmp_path: Path
 def test_an_unknown_tag_is_no_matter_of_size() -> None:
     with pytest.raises(ParamsError, match=r"train\.encoder: Invalid pretrained tag \(nope\) for resnet18\. See timm"):
         build_encoder("resnet18.nope", "none", 3, 8, 32)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_an_encoder_is_exported_for_any_number_of_images_and_goes_on_working(frozen: bool) -> None:
+    for kept in (value for module in (lesion_map, pooling) for value in vars(module).values()):
+        if hasattr(kept, "cache_clear"):
+            kept.cache_clear()  # as in a process that has embedded nothing yet
+    encoder = build_encoder(BUNDLED_ENCODER, "none", 2, 8, 32)
+    if frozen:
+        encoder.freeze()
+    encoder.eval()
+    two, five = (torch.from_numpy(photographs(n, 32)) for n in (2, 5))
+    with torch.no_grad():
+        exported = torch.export.export(encoder, (two,), dynamic_shapes=({0: torch.export.Dim("n")},)).module()
+        assert torch.equal(exported(five), encoder(five))
 
 
 @pytest.mark.parametrize(("image_px", "n_images"), [(64, 64), (128, 16), (256, 4), (1024, 1)])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
@@ -56,13 +57,17 @@ def test_a_trained_model_answers_from_python(here: Path, tmp_path: Path, monkeyp
     (tmp_path / "data").symlink_to(here / "data")
     monkeypatch.chdir(tmp_path)
     draw_jpeg(Path("lesion.jpg"), 0)
-    first, _ = blocks("docs/prediction.md")
+    first, export, _ = blocks("docs/prediction.md")
     names: dict[str, Any] = {}
-    exec(first, names)
+    exec(first + export, names)
     answer = names["answer"]
     assert 0 < answer.probability < 1 and len(answer.nearest) == 3
     assert {"image_name", "diagnosis", "target", "distance"} <= {*answer.nearest}
-    assert np.linalg.norm(names["predictor"].embed([names["image"]])) == pytest.approx(1)
+    predictor, images = names["predictor"], torch.from_numpy(names["image"][None])
+    assert np.linalg.norm(predictor.embed([names["image"]])) == pytest.approx(1)
+    exported, device = torch.export.load("encoder.pt2").module(), predictor.encoder.centre.device
+    with torch.no_grad():
+        assert torch.equal(exported(images.to(device)), predictor.encoder(images.to(device)))
 
 
 def test_own_scores_get_an_interval_over_patients() -> None:
@@ -70,7 +75,7 @@ def test_own_scores_get_an_interval_over_patients() -> None:
     target = np.arange(120) % 3 // 2
     scores = rng.normal(size=120) + 1.5 * target
     table = pd.DataFrame({"patient_id": [f"P{n // 2}" for n in range(120)], "target": target, "score": scores})
-    _, second = blocks("docs/prediction.md")
+    *_, second = blocks("docs/prediction.md")
     *lines, last = second.rstrip().splitlines()
     names: dict[str, Any] = {"table": table}
     exec("\n".join(lines), names)

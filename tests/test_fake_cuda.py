@@ -42,11 +42,9 @@ class NeverWait(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @pytest.fixture(autouse=True)
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No memory can be pinned, no number of cells counted, and no fake tensor is kept for other tests."""
+    """No memory can be pinned, and no fake tensor is kept for other tests."""
     monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: tensor)
-    inside = lesion_map._inside(torch.device("cpu"))
     kept = [value for module in (augment, lesion_map, pooling) for value in vars(module).values()]
-    monkeypatch.setattr(lesion_map, "_inside", inside.to)
     yield
     for function in kept:
         if hasattr(function, "cache_clear"):

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
+from isic_siamese.constants import constant
 from isic_siamese.devices import to_device
 from isic_siamese.params import Section
 
@@ -85,7 +86,7 @@ def _turn(images: Tensor, symmetry: Tensor) -> Tensor:
     return images.reshape(-1, 3).index_select(0, pixels).view(images.shape)
 
 
-@cache
+@constant
 def _sources(side: int, device: torch.device) -> Tensor:
     """Return where each pixel comes from, int32 `(8, side^2)`: four quarter turns, and their mirror images."""
     pixels = torch.arange(side**2, dtype=torch.int32, device=device).view(side, side)

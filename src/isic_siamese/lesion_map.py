@@ -5,11 +5,13 @@ iterative selection method", IEEE Trans. Syst. Man Cybern. 8 (1978), doi 10.1109
 it the one nearest to the middle is the lesion. All in whole tensors, on any device.
 """
 
-from functools import cache
+import math
 
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, max_pool2d, pad
+
+from isic_siamese.constants import constant
 
 SIDE = 32  # cells of a map along each side
 SKIN = 0.6  # of the cells at the edge: the brightest, because the corners may be dark
@@ -89,7 +91,8 @@ def _spread(seed: Tensor, within: Tensor) -> Tensor:
     """Return what can be reached from `seed` inside `within`, both `(N, SIDE, SIDE)`, in `SIDE` steps."""
     for _ in range(SIDE):
         reached = _dilate(seed) * within
-        if not seed.is_cuda and torch.equal(reached, seed):  # all is reached; on CUDA to ask would make the host wait
+        # All is reached. On CUDA to ask would make the host wait, and a graph that is exported cannot ask.
+        if not (seed.is_cuda or torch.compiler.is_compiling()) and torch.equal(reached, seed):
             break
         seed = reached
     return seed
@@ -103,30 +106,28 @@ def _dilate(cells: Tensor) -> Tensor:
     return (beside @ cells @ beside).clamp_max(1)  # in a third of the time of max_pool2d
 
 
-@cache
-@torch.inference_mode(False)  # kept for training too, whoever asks first
+@constant
 def _radius(device: torch.device) -> Tensor:
     axis = (torch.arange(SIDE, device=device) + 0.5) / SIDE * 2 - 1
     return torch.hypot(axis[:, None], axis[None, :])
 
 
-@cache
-@torch.inference_mode(False)
+@constant
 def _inside(device: torch.device) -> Tensor:
     """Return the numbers of the cells that are looked at: a mask would make the host wait for how many there are."""
-    return (_radius(device) < FIELD).flatten().nonzero().squeeze(1)
+    middles = [(cell + 0.5) / SIDE * 2 - 1 for cell in range(SIDE)]
+    radii = [math.hypot(y, x) for y in middles for x in middles]
+    return torch.tensor([cell for cell, radius in enumerate(radii) if radius < FIELD], device=device)
 
 
-@cache
-@torch.inference_mode(False)
+@constant
 def _neighbours(device: torch.device) -> Tensor:
     """Return the matrix `(SIDE, SIDE)` that adds to each cell of a column the ones beside it."""
     cell = torch.arange(SIDE, device=device)
     return ((cell[:, None] - cell[None, :]).abs() <= 1).float()
 
 
-@cache
-@torch.inference_mode(False)
+@constant
 def _gaussian(device: torch.device) -> Tensor:
     """Return the matrix `(SIDE, SIDE)` that blurs a column; each row sums to 1."""
     cell = torch.arange(SIDE)
@@ -134,7 +135,6 @@ def _gaussian(device: torch.device) -> Tensor:
     return (weights / weights.sum(dim=1, keepdim=True)).to(device)
 
 
-@cache
-@torch.inference_mode(False)
+@constant
 def _matrix(rows: tuple[tuple[float, ...], ...], device: torch.device) -> Tensor:
     return torch.tensor(rows, device=device)

@@ -5,12 +5,11 @@ over regions keep them apart, and stay the same however the lesion is turned. Th
 each region is. Three regions are rings about the centre, the same in each image; three follow the lesion that is found.
 """
 
-from functools import cache
-
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
+from isic_siamese.constants import constant
 from isic_siamese.lesion_map import lesion_map
 
 RADII = (0.0, 0.55, 1.1)  # of the rings, in half sides of the image; its corners lie at 1.41
@@ -44,7 +43,7 @@ def pool_regions(maps: Tensor, regions: Tensor) -> Tensor:
     side = maps.shape[-1]
     of_lesion = adaptive_avg_pool2d(regions, side).flatten(2) + FAINT
     of_lesion = of_lesion / of_lesion.sum(dim=2, keepdim=True)
-    rings = _ring_shares(side, maps.device).expand(len(maps), -1, -1)
+    rings = _ring_shares(side, maps.device).expand(maps.shape[0], -1, -1)
     shares = torch.cat([rings, of_lesion], dim=1).to(maps.dtype)
     grid = maps.permute(0, 2, 3, 1)
     cells = grid.flatten(1, 2)  # a view, of channels-last maps
@@ -55,8 +54,7 @@ def pool_regions(maps: Tensor, regions: Tensor) -> Tensor:
     return torch.cat([means, variances.sqrt(), largest], dim=1).flatten(1)
 
 
-@cache
-@torch.inference_mode(False)  # kept for training too, whoever asks first
+@constant
 def _ring_shares(side: int, device: torch.device) -> Tensor:
     """Return the share of each cell in each ring, `(3, side * side)`, rows that sum to 1.
 
