@@ -91,9 +91,10 @@ def listen() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def test_ctrl_c_during_imports_ends_a_stage_without_a_traceback() -> None:
-    stage = [sys.executable, "-X", "importtime", "-m", "stages.train"]
-    with subprocess.Popen(stage, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, preexec_fn=listen) as process:
+@pytest.mark.parametrize("module", ["stages.train", "isic_siamese"])
+def test_ctrl_c_during_imports_ends_a_command_without_a_traceback(module: str) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", module]
+    with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, preexec_fn=listen) as process:
         assert process.stderr
         assert any(line.endswith(" numpy\n") for line in process.stderr)  # torch is yet to come
         process.send_signal(signal.SIGINT)
