@@ -73,7 +73,8 @@ LIMITS = """\
 - In ISIC 2020 most benign labels lack histology; melanoma labels have it. Labels may be wrong.
 - Images are downsampled (`shards.image_px`): fine structures that dermatologists use are lost.
 - An image further from its nearest reference than all but 1 % of the validation images is called unfamiliar: its answer
-  is not to be relied on. That tells what is no dermoscopic image of a lesion, but not another camera or clinic.
+  is not to be relied on. After training on real images, that tells what is no dermoscopic image of a lesion, but not
+  another camera or clinic.
 - No patient, lesion or near-identical image is in two splits: a run with such a leak fails. Crops of more than about 1
   % of a side are not recognised.
 - Intervals reflect sampling of patients in one test split, for one training run. They cover neither training variance
