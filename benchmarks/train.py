@@ -41,6 +41,7 @@ from isic_siamese.training_data import TrainingData
 
 PAIRS = 32  # of the two-branch loop on a CPU, a step
 WARM_UP = 2  # steps of a turn before its clock starts
+RIVAL_STEPS = 48  # a turn of the two-branch loop on CUDA, 0.3 s each: of 16 workers, three each
 
 Loop = Callable[[], object]
 
@@ -84,8 +85,8 @@ def parts_of_a_step(run: Trainer) -> dict[str, Loop]:
     }
 
 
-def make_loops(run: Trainer, jpegs: list[bytes]) -> tuple[dict[str, Loop], dict[str, TwoBranches]]:
-    """Return ours and the bare encoder, and the two-branch loops, by name."""
+def make_loops(run: Trainer) -> dict[str, Loop]:
+    """Return ours and the bare encoder, by name."""
     images = run.images.take(run.steps[middle(run)].rows)
     regions = lesion_regions(images)
 
@@ -94,18 +95,22 @@ def make_loops(run: Trainer, jpegs: list[bytes]) -> tuple[dict[str, Loop], dict[
             embeddings = run.encoder(images, regions)
         finish_step(run, embeddings.sum())
 
+    steps = endless_steps(run)
+    return {"ours": lambda: next(steps), "bare encoder": bare}
+
+
+def make_rivals(run: Trainer, jpegs: list[bytes]) -> dict[str, TwoBranches]:
+    """Return the two-branch loops, by name."""
     shards, pairs = run.data.shards, run.data.pairs[["left", "right", "same"]].to_numpy()
     sources = {
         "JPEGs": decoder(jpegs, shards.image_px),
         "our shards": lambda row: shards.images(np.array([row]))[0],
     }
     n = pairs_per_step(run) if run.device.type == "cuda" else PAIRS
-    rivals = {
+    return {
         f"two branches from {name}, {n} pairs": TwoBranches(run, PairsOf(pairs, read), n)
         for name, read in sources.items()
     }
-    steps = endless_steps(run)
-    return {"ours": lambda: next(steps), "bare encoder": bare}, rivals
 
 
 def endless_steps(run: Trainer) -> Iterator[Tensor]:
@@ -132,10 +137,11 @@ def timed(run: Trainer, loop: Loop, n_steps: int) -> float:
     return (clock() - start) / n_steps
 
 
-def measure(run: Trainer, jpegs: list[bytes], rounds: int, n_steps: int) -> dict[str, list[float]]:
+def measure(run: Trainer, rivals: dict[str, TwoBranches], rounds: int) -> dict[str, list[float]]:
     """Return the seconds a step of each loop, and of each part of ours, an entry a round."""
-    loops, rivals = make_loops(run, jpegs)
-    parts = parts_of_a_step(run)
+    loops, parts = make_loops(run), parts_of_a_step(run)
+    # On CUDA thrice the steps that are prepared together: wherever a turn begins, it prepares three times.
+    n_steps, n_rival_steps = (3 * run.ahead, RIVAL_STEPS) if run.device.type == "cuda" else (1, 1)
     run.encoder.train()
     seconds: dict[str, list[float]] = defaultdict(list)
     for number in range(rounds + 1):  # the first is not counted
@@ -144,7 +150,7 @@ def measure(run: Trainer, jpegs: list[bytes], rounds: int, n_steps: int) -> dict
             found[name] = timed(run, loop, n_steps)
         for name, rival in rivals.items():
             with rival.turn():
-                found[name] = timed(run, rival.step, n_steps)
+                found[name] = timed(run, rival.step, n_rival_steps)
         for name, part in parts.items():
             found[name] = timed(run, part, n_steps)
         for name, value in found.items() if number else ():
@@ -196,20 +202,21 @@ def main() -> None:
     parser.add_argument("--shards", type=Path, default=Path("data/shards/train"), help="folder of shards")
     parser.add_argument("--jpegs", type=Path, default=Path("data/raw") / TRAIN_ZIP, help="zip of JPEGs")
     parser.add_argument("--rounds", type=int, default=7, help="times that every loop takes its turn")
-    parser.add_argument(
-        "--steps", type=int, help="a turn; by default 1 on a CPU, on CUDA all that are prepared at once, thrice"
-    )
+    parser.add_argument("--alone", action="store_true", help="without the two-branch loops, which take the longest")
     parser.add_argument("--images", type=int, default=ISIC_IMAGES, help="of the run")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         run = make_trainer(read_data(options.shards, work))
-        jpegs, source = read_jpegs(options.jpegs)
+        rivals, source = {}, ""
+        if not options.alone:
+            jpegs, of = read_jpegs(options.jpegs)
+            rivals, source = make_rivals(run, jpegs), f"; JPEGs {of}"
         on_cuda = run.device.type == "cuda"
         if not on_cuda:
             torch.set_num_threads(1)
-        seconds = measure(run, jpegs, options.rounds, options.steps or (3 * run.ahead if on_cuda else 1))
-        lines = [f"{describe(run)}; {options.rounds} rounds, medians; JPEGs {source}", "", *speed_tables(run, seconds)]
+        seconds = measure(run, rivals, options.rounds)
+        lines = [f"{describe(run)}; {options.rounds} rounds, medians{source}", "", *speed_tables(run, seconds)]
         sys.stdout.write("\n".join([*lines, ""]))
         sys.stdout.write("\n".join(["", *report_run(work, options.images, None if on_cuda else 4), ""]))
 
