@@ -29,11 +29,12 @@ def test_a_step_never_makes_the_host_wait_for_the_device(
     data: TrainingData, resident: bool, frozen_groups: int | str
 ) -> None:
     run = prepare(data, resident, frozen_groups)
+    run.ahead = 2
     losses = run.run_steps(0, run.epoch_order(0))
     next(losses), next(losses)  # allocates and caches
     try:
         torch.cuda.set_sync_debug_mode("error")
-        next(losses), next(losses)
+        next(losses), next(losses)  # prepares both
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

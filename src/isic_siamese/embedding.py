@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from isic_siamese.arrays import Embeddings, Ints
+from isic_siamese.devices import to_device
 from isic_siamese.encoder import SiameseEncoder
 from isic_siamese.pooling import lesion_regions
 from isic_siamese.shards import Shards
@@ -34,8 +35,9 @@ def embed(
     """
     encoder.eval()
     means = (_mean_of_orientations(encoder, encoder, batch, orientations) for batch in batches)
-    parts = [functional.normalize(mean, dim=1).cpu().numpy() for mean in means]
-    return np.concatenate(parts) if parts else np.zeros((0, encoder.embedding_dim), np.float32)
+    # On the device until the last batch is under way: to fetch each would make the host wait for it.
+    parts = [functional.normalize(mean, dim=1) for mean in means]
+    return torch.cat(parts).cpu().numpy() if parts else np.zeros((0, encoder.embedding_dim), np.float32)
 
 
 def embed_rows(
@@ -87,7 +89,8 @@ def _mean_of_orientations(
     if images.dtype != torch.uint8 or images.shape[1:] != (side, side, 3):
         got = f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
         raise ValueError(f"wanted images as uint8 (n, {side}, {side}, 3), got {got}")
-    images = images.to(encoder.centre.device)
+    device = encoder.centre.device
+    images = images if images.device == device else to_device(images, device)
     views, regions = _orient(images, orientations, (1, 2)), _orient(lesion_regions(images), orientations, (2, 3))
     return answer(views, regions).view(orientations, len(batch), -1).mean(dim=0)
 
