@@ -50,6 +50,11 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
+def seed_device(device: torch.device, seed: int) -> None:
+    """Seed the generator of `device` alone: to look for devices that are not there would take 0.1 ms of each step."""
+    (torch if device.type == "cpu" else torch.get_device_module(device)).manual_seed(seed)
+
+
 def make_blocks_cheap() -> None:
     """Spare the CPU most of what Linux does when a feature map is allocated."""
     # Tensors on huge pages, in 1/20 of the page faults. Torch reads this when it makes its first tensor.

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional
 
 TEMPERATURE = 0.1  # of the softmax over similarities, as Khosla et al. have it
+LEAST = 1e-12  # squared distance
 
 
 def distance_matrix(embeddings: Tensor) -> Tensor:
@@ -18,7 +19,7 @@ def distance_matrix(embeddings: Tensor) -> Tensor:
     """
     squared = 2 - 2 * (embeddings @ embeddings.T)
     # The slope of a square root is infinite at zero; equal embeddings must not turn the gradient into NaN.
-    return squared.clamp_min(1e-12).sqrt()
+    return functional.threshold(squared, LEAST, LEAST).sqrt()
 
 
 def contrastive_loss(distances: Tensor, same: Tensor, margin: float) -> Tensor:
@@ -36,7 +37,7 @@ def contrastive_loss(distances: Tensor, same: Tensor, margin: float) -> Tensor:
     >>> contrastive_loss(torch.tensor([0.6, 0.6]), torch.tensor([True, False]), margin=1.0)
     tensor([0.1800, 0.0800])
     """
-    lack = (margin - distances).clamp_min(0)
+    lack = (margin - distances).relu()
     return 0.5 * torch.where(same.bool(), distances, lack).square()
 
 
@@ -55,7 +56,7 @@ def triplet_loss(embeddings: Tensor, malignant: Tensor, margin: float) -> Tensor
     distances = distance_matrix(embeddings)
     alike = malignant[:, None] == malignant[None]
     positive = alike & ~torch.eye(len(malignant), dtype=torch.bool, device=malignant.device)
-    cost = (distances[:, :, None] - distances[:, None, :] + margin).clamp_min(0)  # anchor, positive, negative
+    cost = (distances[:, :, None] - distances[:, None, :] + margin).relu()  # anchor, positive, negative
     cost = cost * (positive[:, :, None] & ~alike[:, None, :])
     return cost.sum() / (cost > 0).sum().clamp_min(1)
 

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from isic_siamese import ranks
 from isic_siamese.arrays import Embeddings, Ints
 from isic_siamese.augment import N_DRAWS, AugmentParams, augment
-from isic_siamese.devices import be_deterministic, explaining_out_of_memory, pick_device, to_device
+from isic_siamese.devices import be_deterministic, explaining_out_of_memory, pick_device, seed_device, to_device
 from isic_siamese.embedding import embed, pool_rows
 from isic_siamese.encoder import build_encoder
 from isic_siamese.errors import ParamsError, TrainingError
@@ -35,7 +35,7 @@ PROJECTED = 4096  # images whose features are copied at a time, 41 MB
 STANDARDISED = 1024  # training images, at most, by which the features are standardised
 BACKBONE_RATE = 0.1  # learning rate of pretrained layers, as a part of that of the new ones
 LOGIT_SCALE = 10  # of unit embeddings; without it a logit would need weights that few epochs do not reach
-AHEAD = 2  # batches of the encoder whose views are prepared together: on a GPU those of many steps, on a CPU of one
+AHEAD = 4  # batches of the encoder whose views are prepared together: on a GPU those of many steps, on a CPU of one
 GENTLER = "lower train.learning_rate, or raise train.warmup_epochs"
 
 # Of a step's views, what weights that learn take: features `(V, F)`, or images `(V, S, S, 3)` and their lesion regions.
@@ -156,7 +156,7 @@ class Trainer:
         """
         step = self.steps[position]
         if self.features is None:
-            torch.manual_seed(self._seed(epoch, position) + ranks.rank())  # of dropout, in encoders that have it
+            seed_device(self.device, self._seed(epoch, position) + ranks.rank())  # of dropout, in encoders that have it
         embeddings = self.embed_views(views)
         loss = self.loss(ranks.gather(embeddings, len(step.rows)), step)
         self.optimizer.zero_grad(set_to_none=True)
@@ -235,7 +235,7 @@ class Trainer:
             loss = supervised_contrastive_loss(embeddings, step.malignant)
         else:
             assert_never(name)  # mypy names the choice of TrainParams that is not here
-        return loss + weight * self._cross_entropy(embeddings, step) if weight else loss
+        return torch.add(loss, self._cross_entropy(embeddings, step), alpha=weight) if weight else loss
 
     def _cross_entropy(self, embeddings: Tensor, step: Step) -> Tensor:
         return cross_entropy_loss(self.to_logit(LOGIT_SCALE * embeddings).squeeze(1), step.malignant)

@@ -23,7 +23,7 @@ from isic_siamese.trainer import GENTLER, Trainer
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY = 10  # steps; to read a loss is to wait for the device
+LOOK_EVERY = 50  # steps; to read a loss is to wait for the device, and for all that it was asked to prepare
 
 
 @dataclass(frozen=True)
