@@ -33,7 +33,7 @@ restore: ## go back to the committed parameters, figures and models; code stays 
 	@git ls-files -z -- $(MADE) | xargs -0 touch -c
 	@git restore --source HEAD --staged --worktree -- $(MADE)
 	@git clean --quiet --force -d -- $(MADE)
-	@dvc checkout
+	@dvc checkout || { echo "not in this clone's cache: dvc pull fetches what was pushed, dvc repro makes it anew" >&2; exit 1; }
 
 card: setup ## write the figures of metrics/ into docs/model-card.md and README.md
 	@python -m isic_siamese.model_card
