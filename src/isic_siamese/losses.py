@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional
 
 TEMPERATURE = 0.1  # of the softmax over similarities, as Khosla et al. have it
-LEAST = 1e-12  # squared distance
+LEAST = 1e-12  # squared distance; below it there is no gradient
 
 
 def distance_matrix(embeddings: Tensor) -> Tensor:
