@@ -140,8 +140,8 @@ def timed(run: Trainer, loop: Loop, n_steps: int) -> float:
 def measure(run: Trainer, rivals: dict[str, TwoBranches], rounds: int) -> dict[str, list[float]]:
     """Return the seconds a step of each loop, and of each part of ours, an entry a round."""
     loops, parts = make_loops(run), parts_of_a_step(run)
-    # On CUDA thrice the steps that are prepared together: wherever a turn begins, it prepares three times.
-    n_steps, n_rival_steps = (3 * run.ahead, RIVAL_STEPS) if run.device.type == "cuda" else (1, 1)
+    n_steps = 3 * run.ahead  # wherever a turn begins, it prepares three times
+    n_rival_steps = RIVAL_STEPS if run.device.type == "cuda" else 1
     run.encoder.train()
     seconds: dict[str, list[float]] = defaultdict(list)
     for number in range(rounds + 1):  # the first is not counted
