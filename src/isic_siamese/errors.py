@@ -52,6 +52,12 @@ def explaining(
         raise DataError(f"{where}: {problem}: {error}; run 'dvc repro -f {stage}'") from None
 
 
+def end_quietly() -> None:
+    """Have Ctrl-C end a command without a traceback until `run_command`: importing torch takes seconds."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def run_command(main: Callable[[], None]) -> None:
     """Run `main` as a command: log to stderr, and turn a `UserError` into one message and exit status 1.
 
@@ -62,7 +68,7 @@ def run_command(main: Callable[[], None]) -> None:
     for name, level in (("httpx", logging.WARNING), ("huggingface_hub", logging.ERROR)):  # each request, each retry
         logging.getLogger(name).setLevel(level)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # as `stages` has it during imports
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # as `end_quietly` has it
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if not sys.stdout:  # None where it is closed
         sys.stdout = io.StringIO()
