@@ -47,7 +47,9 @@ def explaining_out_of_memory() -> Iterator[None]:
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Return `tensor` on `device` without making the host wait, as a copy from memory that is not pinned may."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def seed_device(device: torch.device, seed: int) -> None:

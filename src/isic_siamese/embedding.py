@@ -89,8 +89,7 @@ def _mean_of_orientations(
     if images.dtype != torch.uint8 or images.shape[1:] != (side, side, 3):
         got = f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
         raise ValueError(f"wanted images as uint8 (n, {side}, {side}, 3), got {got}")
-    device = encoder.centre.device
-    images = images if images.device == device else to_device(images, device)
+    images = to_device(images, encoder.centre.device)
     views, regions = _orient(images, orientations, (1, 2)), _orient(lesion_regions(images), orientations, (2, 3))
     return answer(views, regions).view(orientations, len(batch), -1).mean(dim=0)
 
