@@ -13,10 +13,10 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
-from isic_siamese import lesion_map, pooling
 from isic_siamese.embedding import embed
 from isic_siamese.encoder import BUNDLED_ENCODER, build_encoder
 from isic_siamese.errors import ParamsError
+from tests.toy import forget_constants
 
 
 def photographs(n: int, px: int) -> np.ndarray:
@@ -154,9 +154,7 @@ def test_an_unknown_tag_is_no_matter_of_size() -> None:
 
 @pytest.mark.parametrize("frozen", [False, True])
 def test_an_encoder_is_exported_for_any_number_of_images_and_goes_on_working(frozen: bool) -> None:
-    for kept in (value for module in (lesion_map, pooling) for value in vars(module).values()):
-        if hasattr(kept, "cache_clear"):
-            kept.cache_clear()  # as in a process that has embedded nothing yet
+    forget_constants()  # as in a process that has embedded nothing yet
     encoder = build_encoder(BUNDLED_ENCODER, "none", 2, 8, 32)
     if frozen:
         encoder.freeze()

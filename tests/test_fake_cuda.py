@@ -16,11 +16,10 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from isic_siamese import augment, lesion_map, pooling
 from isic_siamese.image_source import ImageSource
 from isic_siamese.trainer import Trainer
 from isic_siamese.training_data import TrainParams
-from tests.toy import draw_data, make_trainer
+from tests.toy import draw_data, forget_constants, make_trainer
 
 CUDA = torch.device("cuda:0")
 FAKE = FakeTensorMode(allow_non_fake_inputs=True)  # one, because some tensors are kept per device
@@ -44,11 +43,8 @@ class NeverWait(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No memory can be pinned, and no fake tensor is kept for other tests."""
     monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: tensor)
-    kept = [value for module in (augment, lesion_map, pooling) for value in vars(module).values()]
     yield
-    for function in kept:
-        if hasattr(function, "cache_clear"):
-            function.cache_clear()
+    forget_constants()
 
 
 def move(run: Trainer) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from isic_siamese import augment, lesion_map, pooling
 from isic_siamese.augment import AugmentParams
 from isic_siamese.checkpoint import forget_runs
 from isic_siamese.pairs import PairsParams, draw_pairs
@@ -70,3 +71,10 @@ def run(trainer: Trainer, folder: Path) -> Trained:
     trained = train(trainer, folder / "checkpoints", lambda _: None)
     forget_runs(folder / "checkpoints")
     return trained
+
+
+def forget_constants() -> None:
+    """Forget the tensors that are made once for each device."""
+    for function in (value for module in (augment, lesion_map, pooling) for value in vars(module).values()):
+        if hasattr(function, "cache_clear"):
+            function.cache_clear()
