@@ -4,10 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from scipy.special import expit, logit
 
 from isic_siamese import bootstrap
 from isic_siamese.arrays import Bools, Floats
 from isic_siamese.bootstrap import (
+    add_intervals,
     clopper_pearson,
     draw_resamples,
     figure,
@@ -17,7 +19,7 @@ from isic_siamese.bootstrap import (
     resample_images,
     resample_pairs,
 )
-from isic_siamese.metrics import rank_auc
+from isic_siamese.metrics import ISIC_2020, decision_figures, ppv_at, rank_auc
 
 PATIENTS = pd.Series(["c", "a", "b", "a", "d", "d", "e"])
 MALIGNANT = np.array([True, False, False, True, False, False, False])  # patients a and c have one
@@ -175,6 +177,44 @@ def test_where_resamples_agree_in_one_rate_the_balanced_accuracy_is_as_uncertain
     for end in ("low", "high"):
         assert found["balanced_accuracy"][end] == np.mean([found[name][end] for name in bases])
     assert mean_figures([measure], resamples, 0.95, {})[certain] == {"value": 1.0}
+
+
+def test_the_interval_of_a_predictive_value_follows_from_the_spread_of_both_rates() -> None:
+    values = {"sensitivity": 0.8, "specificity": 0.9}
+    values["ppv_isic2020"] = float(ppv_at(ISIC_2020, *map(np.asarray, values.values())))
+    rng = np.random.default_rng(0)
+    spread = {"sensitivity": rng.normal(0.8, 0.01, 4000), "specificity": rng.normal(0.9, 0.01, 4000)}
+    spread["ppv_isic2020"] = ppv_at(ISIC_2020, *spread.values())
+    resamples = draw_resamples(PATIENTS, MALIGNANT, 1, rng)
+    n = resamples.n_rarer
+    found = add_intervals(values, spread, resamples, 0.95, {}, {})["ppv_isic2020"]
+    # Of log odds: those of a rate and of its complement, whose errors are relative ones.
+    error = np.hypot(0.01 / 0.8, 0.01 / 0.1) * np.sqrt(n / (n - 1)) * stats.t.ppf(0.975, n - 1)
+    ends = expit(logit(found["value"]) + error * np.array([-1, 1]))
+    assert [found["low"], found["high"]] == pytest.approx(ends, rel=0.05)
+
+
+def test_the_interval_of_a_predictive_value_does_not_hang_on_the_few_resamples_without_a_false_alarm() -> None:
+    """Six patients of each kind; the false alarms are those of four, and one resample in 730 has none."""
+    image = np.arange(48)  # four of each patient
+    ids, malignant = pd.Series([f"{patient:02}" for patient in image // 4]), (image % 4 == 0) & (image < 24)
+    decisions = malignant & (image > 3) | np.isin(image, [26, 30, 35, 41])
+    ends = []
+    for seed in range(8):
+        resamples = draw_resamples(ids, malignant, 2000, np.random.default_rng(seed))
+        measure = partial(decision_figures, decisions, malignant)
+        bases = {"sensitivity": malignant, "specificity": ~malignant}
+        ends.append(mean_figures([measure], resamples, 0.95, {}, bases)["ppv_isic2020"]["high"])
+    assert max(ends) < 1.2 * min(ends)
+
+
+def test_a_predictive_value_of_one_has_the_percentiles_of_its_resamples() -> None:
+    values = {"sensitivity": 0.5, "specificity": 1.0, "ppv_isic2020": 1.0}
+    spread = {"sensitivity": np.full(100, 0.5), "specificity": np.linspace(0.9, 1, 100)}
+    spread["ppv_isic2020"] = ppv_at(ISIC_2020, *spread.values())
+    resamples = draw_resamples(PATIENTS, MALIGNANT, 1, np.random.default_rng(0))
+    found = add_intervals(values, spread, resamples, 0.95, {}, {})["ppv_isic2020"]
+    assert found["low"] == pytest.approx(percentile_ends(spread["ppv_isic2020"], 0.95)[0]) and found["high"] == 1
 
 
 def test_a_rate_whose_resamples_differ_keeps_their_interval() -> None:

@@ -14,6 +14,7 @@ from isic_siamese.arrays import Bools, Floats, Ints, as_bools
 Figure = dict[str, float]  # its `value`, and where it has an interval the ends `low` and `high`
 Measure = Callable[[Floats], Mapping[str, Floats]]  # from the weights (b, N) of b resamples to named values (b, ...)
 
+PPV = "ppv_isic2020"  # follows from both of
 RATES = ("sensitivity", "specificity")  # whose mean is the balanced accuracy
 ROUNDING = 1e-9  # an area under a curve is a sum of many small ones
 CHUNK = 1_000_000  # weights held at a time: 8 MB of float64; with four times as many the processor's cache is too small
@@ -147,6 +148,8 @@ def add_intervals(
         bases: of rates such as `sensitivity`, the images that they are shares of, `(N,)`; see `rate_figure`.
     """
     patients = {rate: resamples.count_patients(images) for rate, images in bases.items()}
+    if PPV in values:
+        spread = {**spread, PPV: _linear_ppv(values, spread)}
     figures: dict[str, Figure] = {}
     for name, value in values.items():
         if name not in spread:
@@ -160,6 +163,21 @@ def add_intervals(
         for name in figures.keys() & {"balanced_accuracy", "accuracy_equal_classes"}:
             figures[name] |= ends
     return figures
+
+
+def _linear_ppv(values: Mapping[str, float], spread: Mapping[str, Floats]) -> Floats:
+    """Return the resampled predictive value at a prevalence that is given, as if it were linear in both rates.
+
+    Its log odds are those of the prevalence, plus log sensitivity, less log (1 - specificity). A resample without a
+    false alarm has a value of 1, and a few such would make the standard error: with six patients of each kind their
+    number, which chance decides, moved the upper end from 0.35 to 0.63.
+    """
+    value = values[PPV]
+    if not 0 < value < 1:
+        return spread[PPV]
+    hits = spread["sensitivity"] / values["sensitivity"]
+    alarms = (1 - spread["specificity"]) / (1 - values["specificity"])
+    return np.asarray(value + value * (1 - value) * (hits - alarms), np.float64)
 
 
 def figure(value: float, resampled: Floats, confidence: float, n_patients: int, most: float | None = 1.0) -> Figure:
