@@ -24,7 +24,7 @@ from isic_siamese.evaluation import (
 )
 from isic_siamese.figures import write_curves, write_map, write_misses
 from isic_siamese.files import write_csv, write_json
-from isic_siamese.groups import group_figures, image_groups
+from isic_siamese.groups import Answered, group_figures, image_groups
 from isic_siamese.histograms import write_histograms
 from isic_siamese.leaks import check_leaks, shard_thumbnails
 from isic_siamese.measures import answer
@@ -73,8 +73,9 @@ def main() -> None:
     rng = np.random.default_rng(params.common.seed)
     resamples = draw_resamples(test["patient_id"], answers.malignant, section.resamples, rng)
     evaluation = evaluate(answers, measured, resamples, section.confidence, rng)
-    given = answers.malignant, answers.scores[None], answers.decisions[None]
-    groups = group_figures(*given, image_groups(test), resamples, section.confidence)
+    one_network = np.zeros((1, len(test)), np.int64)
+    answered = Answered(answers.malignant, answers.scores[None], answers.decisions[None], one_network)
+    groups = group_figures(answered, image_groups(test), resamples, section.confidence)
 
     write_references(EVALUATION, embeddings, references, model_digest(MODELS))
     write_classifier(EVALUATION / "classifier.json", classifier)

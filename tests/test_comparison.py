@@ -73,6 +73,7 @@ def runs(gain: float) -> pd.DataFrame:
     for run, skill in ((1, 1.0), (2, 1.0 + gain)):
         table[f"score_{run}"] = skill * target + noise
         table[f"decision_{run}"] = (table[f"score_{run}"] > 0.7).astype(int)
+        table[f"fold_{run}"] = 1
     return table
 
 
@@ -111,17 +112,18 @@ def test_the_command_compares_two_runs_image_by_image(
 
 
 def write_folds(path: Path, repeats: list[pd.DataFrame], run: int) -> Path:
-    """What cross-validation writes: here a raw score that says nothing, and a probability on one scale."""
+    """What cross-validation writes; the scores of each fold are on a scale of its own."""
     parts = []
     for number, table in enumerate(repeats, start=1):
-        answers = table[comparison.IMAGE].assign(repeat=number, fold=1, score=0.0)
-        answers["probability"], answers["decision"] = table[f"score_{run}"], table[f"decision_{run}"]
+        fold = table[f"fold_{run}"]
+        answers = table[comparison.IMAGE].assign(repeat=number, fold=fold, score=table[f"score_{run}"] + 100 * fold)
+        answers["decision"] = table[f"decision_{run}"]
         parts.append(answers.sample(frac=1, random_state=10 * run + number))
     pd.concat(parts).to_csv(path, index=False)
     return path
 
 
-def test_cross_validations_are_compared_by_probability_and_as_the_mean_of_their_repeats(
+def test_cross_validations_are_compared_as_the_mean_of_their_repeats(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(comparison, "RESAMPLES", 200)
@@ -138,6 +140,21 @@ def test_cross_validations_are_compared_by_probability_and_as_the_mean_of_their_
     single = comparison.compare(*(write_folds(tmp_path / f"{run}.csv", repeats[:1], run) for run in (1, 2)))
     assert single["gain"]["roc_auc"]["value"] == pytest.approx(gains[0])  # type: ignore[index]
     assert single["delong"]["p"] < 0.001  # type: ignore[index]
+
+
+def test_images_of_different_folds_are_not_ranked_against_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparison, "RESAMPLES", 200)
+    table = runs(1.0).assign(fold_1=1 + np.arange(300) // 150, fold_2=1 + np.arange(300) % 2)
+    content = comparison.compare(*(write_folds(tmp_path / f"{run}.csv", [table], run) for run in (1, 2)))
+    areas = [
+        np.mean([roc_auc_score(part["target"], part[f"score_{run}"]) for _, part in table.groupby(f"fold_{run}")])
+        for run in (1, 2)  # every fold here has 50 melanomas and 100 benign images
+    ]
+    figure = content["gain"]["roc_auc"]  # type: ignore[index]
+    assert figure["value"] == pytest.approx(areas[1] - areas[0])
+    assert "delong" not in content
 
 
 def test_runs_of_different_splits_are_not_compared(tmp_path: Path) -> None:
@@ -165,7 +182,7 @@ def test_runs_of_different_splits_are_not_compared(tmp_path: Path) -> None:
         (lambda t: t[:0], r"2\.csv: wanted at least two images of each class"),
         (lambda t: t.assign(target=1 - t["target"]), "the same image with another target; compare runs on the same"),
         (lambda t: t.assign(patient_id="IP_0"), "the same image with another patient_id; compare runs on the same"),
-        (lambda t: t.assign(repeat=1, fold=1, probability=0.5), "a test.csv and a crossvalidation.csv; compare two of"),
+        (lambda t: t.assign(repeat=1, fold=1), "a test.csv and a crossvalidation.csv; compare two of"),
     ],
 )
 def test_answers_that_cannot_be_compared_are_refused(

@@ -7,9 +7,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from isic_siamese.bootstrap import draw_resamples, figure, resample_images
-from isic_siamese.groups import AGE_BANDS, SIZE_BANDS, group_figures, image_groups
+from isic_siamese.groups import AGE_BANDS, SIZE_BANDS, Answered, group_figures, image_groups
 from isic_siamese.measures import Answers
-from isic_siamese.metrics import rank_auc
+from isic_siamese.metrics import rank_auc, stratified_auc
 from tests.test_measures import some_answers
 
 INDEX = pd.DataFrame(
@@ -26,7 +26,12 @@ INDEX = pd.DataFrame(
 
 
 def figures_of(answers: Answers, *given: Any) -> dict[str, dict[str, dict[str, Any]]]:
-    return group_figures(answers.malignant, answers.scores[None], answers.decisions[None], *given)
+    return group_figures(answered([answers]), *given)
+
+
+def answered(repeats: list[Answers]) -> Answered:
+    scores, decisions = (np.stack([getattr(part, name) for part in repeats]) for name in ("scores", "decisions"))
+    return Answered(repeats[0].malignant, scores, decisions, np.zeros(scores.shape, np.int64))
 
 
 def test_each_image_has_a_sex_an_age_band_a_site_a_size_and_a_kind_of_patient() -> None:
@@ -111,10 +116,20 @@ def test_a_figure_of_several_repeats_is_their_mean() -> None:
     one, other = some_answers(160, seed=0), some_answers(160, seed=1)
     resamples = draw_resamples(pd.Series(np.arange(160) // 2), one.malignant, 100, np.random.default_rng(0))
     groups = pd.DataFrame({"sex": np.where(np.arange(160) < 80, "a", "b")})
-    scores, decisions = (np.stack([getattr(part, name) for part in (one, other)]) for name in ("scores", "decisions"))
-    both: Any = group_figures(one.malignant, scores, decisions, groups, resamples, 0.95)["sex"]["b"]
+    both: Any = group_figures(answered([one, other]), groups, resamples, 0.95)["sex"]["b"]
     each = [figures_of(part, groups, resamples, 0.95)["sex"]["b"] for part in (one, other)]
     for name in ("roc_auc", "sensitivity", "specificity"):
         values = [part[name]["value"] for part in each]
         assert values[0] != values[1] and both[name]["value"] == pytest.approx(np.mean(values))
         assert both[name]["low"] < both[name]["value"] < both[name]["high"]
+
+
+def test_in_a_group_only_images_of_one_fold_are_ranked() -> None:
+    answers = some_answers(160)
+    fold = np.arange(160) % 3
+    said = Answered(answers.malignant, answers.scores[None] + 10 * fold, answers.decisions[None], fold[None])
+    resamples = draw_resamples(pd.Series(np.arange(160) // 2), answers.malignant, 100, np.random.default_rng(0))
+    within = np.arange(160) < 100
+    found: Any = group_figures(said, pd.DataFrame({"sex": np.where(within, "a", "b")}), resamples, 0.95)["sex"]["a"]
+    area = stratified_auc(answers.scores[within], answers.malignant[within], fold[within])
+    assert found["roc_auc"]["value"] == pytest.approx(area(np.ones((1, 100)))[0])

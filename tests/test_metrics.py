@@ -281,6 +281,39 @@ def test_the_band_passes_through_the_curve_of_each_resample() -> None:
     np.testing.assert_allclose(metrics.sensitivity_on(curve, grid)[2], np.interp(grid, fpr, tpr))
 
 
+def test_within_strata_only_images_of_one_are_compared() -> None:
+    scores, positive, weights = sample()
+    stratum = np.random.default_rng(1).integers(0, 3, len(scores))
+    on_scales = scores + 10 * stratum  # each stratum its own
+    wins = (np.sign(scores[positive][:, None] - scores[~positive][None]) + 1) / 2
+    together = stratum[positive][:, None] == stratum[~positive][None]
+    by_pairs = [
+        (pairs * wins).sum() / pairs.sum()
+        for pairs in (np.outer(row[positive], row[~positive]) * together for row in weights)
+    ]
+    np.testing.assert_allclose(metrics.stratified_auc(on_scales, positive, stratum)(weights), by_pairs)
+    one = np.zeros(len(scores), np.int64)
+    np.testing.assert_allclose(
+        metrics.stratified_auc(scores, positive, one)(weights), metrics.rank_auc(scores, positive)(weights)
+    )
+
+
+def test_a_stratum_without_one_of_the_classes_says_nothing() -> None:
+    scores, positive = np.array([0.1, 0.9, 0.5, 0.4, 0.7]), np.array([False, True, True, True, False])
+    measure = metrics.stratified_auc(scores, positive, np.array([1, 1, 2, 2, 3]))
+    np.testing.assert_array_equal(measure(np.array([[1.0, 1, 1, 1, 1], [0, 1, 1, 1, 1]])), [1, np.nan])
+
+
+def test_within_strata_a_curve_has_the_mean_of_their_areas() -> None:
+    scores, positive, weights = sample()
+    stratum, grid = np.arange(len(scores)) % 2, np.linspace(0, 1, 2001)
+    curve = metrics.within_strata(
+        lambda at: lambda drawn: metrics.sensitivity_on(sweep(scores[at], positive[at], drawn), grid), stratum, positive
+    )
+    areas = metrics.stratified_auc(scores, positive, stratum)(weights)
+    np.testing.assert_allclose(np.trapezoid(curve(weights), grid, axis=1), areas, atol=2e-3)
+
+
 def test_matched_auc_counts_only_pairs_that_are_alike_in_the_trait() -> None:
     scores = np.array([0.9, 0.2, 0.5, 0.2, 0.1])
     positive = np.array([True, True, False, False, False])

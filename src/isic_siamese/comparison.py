@@ -76,8 +76,8 @@ def paired_bootstrap(
     """Return what the second run gains over the first, with the interval of a bootstrap over patients.
 
     Args:
-        table: `repeat, image_name, patient_id, target`, and for both runs `score_1, score_2, decision_1, decision_2`.
-            Of several repeats the gain is the mean.
+        table: `repeat, image_name, patient_id, target`, and for both runs `score_1, score_2, decision_1, decision_2,
+            fold_1, fold_2`. Of several repeats the gain is the mean; the ROC AUC is that among images of one fold.
         n_resamples: of the patients, the same for both runs.
         confidence: of the interval.
         rng: of the draw.
@@ -91,7 +91,8 @@ def paired_bootstrap(
 
 
 def _measure_gain(part: pd.DataFrame, malignant: Bools) -> Measure:
-    areas = [metrics.rank_auc(part[f"score_{run}"].to_numpy(np.float64), malignant) for run in (1, 2)]
+    scored = [(part[f"score_{run}"].to_numpy(np.float64), part[f"fold_{run}"].to_numpy()) for run in (1, 2)]
+    areas = [metrics.stratified_auc(scores, malignant, folds) for scores, folds in scored]
     decisions = [np.asarray(part[f"decision_{run}"] == 1) for run in (1, 2)]
 
     def measure(weights: Floats) -> dict[str, Floats]:
@@ -108,7 +109,7 @@ def join_runs(one: Path, other: Path) -> pd.DataFrame:
         DataError: a file is absent, holds no answers, or they are of different images.
     """
     tables = [_read_answers(path) for path in (one, other)]
-    if len({"fold" in table for table in tables}) > 1:
+    if len({table["fold"].max() > 0 for table in tables}) > 1:
         raise DataError(f"{one}, {other}: a test.csv and a crossvalidation.csv; compare two of one kind")
     names = [set(zip(table["repeat"], table["image_name"], strict=True)) for table in tables]
     if names[0] != names[1]:
@@ -126,12 +127,12 @@ def _read_answers(path: Path) -> pd.DataFrame:
     kind = "neither the test.csv of an evaluation nor a crossvalidation.csv"
     try:
         table: pd.DataFrame = pd.read_csv(path, dtype={"patient_id": str, "image_name": str}, keep_default_na=False)
-        if "fold" in table:  # scores of several networks are on one scale only once they are calibrated
-            table = table[[*IMAGE, "probability", "decision", "repeat", "fold"]]
-            table = table.rename(columns={"probability": "score"})
+        if "fold" in table:
+            table = table[[*IMAGE, "score", "decision", "repeat", "fold"]]
         else:
-            table = table[[*IMAGE, "score", "decision"]].assign(repeat=1)
-        table = table.astype({"score": np.float64, "target": np.int64, "decision": np.int64, "repeat": np.int64})
+            table = table[[*IMAGE, "score", "decision"]].assign(repeat=1, fold=0)  # one network; folds count from 1
+        whole = dict.fromkeys(("target", "decision", "repeat", "fold"), np.int64)
+        table = table.astype({"score": np.float64, **whole})
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; give data/evaluation/test.csv of each run") from None
     except (ValueError, KeyError) as error:
@@ -145,10 +146,10 @@ def _read_answers(path: Path) -> pd.DataFrame:
 
 
 def compare(one: Path, other: Path) -> dict[str, object]:
-    """Return the gain of the second run over the first and, where each image has one answer, DeLong's p."""
+    """Return the gain of the second run over the first and, where one network answered in each, DeLong's p."""
     table = join_runs(one, other)
     gain = paired_bootstrap(table, RESAMPLES, CONFIDENCE, np.random.default_rng(SEED))
-    if table["repeat"].max() > 1:
+    if table[["repeat", "fold_1", "fold_2"]].nunique().max() > 1:
         return {"gain": gain}
     test = delong(np.asarray(table["target"] == 1), table["score_1"].to_numpy(), table["score_2"].to_numpy())
     return {"gain": gain, "delong": {"roc_auc": test.areas, "standard_error": test.error, "p": test.p}}

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from isic_siamese import metrics
-from isic_siamese.arrays import Bools, Floats
+from isic_siamese.arrays import Bools, Floats, Ints
 from isic_siamese.bootstrap import Resamples, figure, rate_figure, resample_images
 
 LEAST = 10  # images below which a share of them says nothing of a group
@@ -20,11 +21,28 @@ PATIENTS = {1: "with_melanoma", 0: "without_melanoma"}
 BANDS = (*AGE_BANDS, *SIZE_BANDS)
 
 
+@dataclass(frozen=True)
+class Answered:
+    """What was said of N images, in each of R repeats.
+
+    Attributes:
+        malignant: the label of each image, `(N,)`.
+        scores: `(R, N)`.
+        decisions: `(R, N)`.
+        folds: number of the network that said so, int64 `(R, N)`; scores of two are not compared.
+    """
+
+    malignant: Bools
+    scores: Floats
+    decisions: Bools
+    folds: Ints
+
+
 def image_groups(index: pd.DataFrame) -> pd.DataFrame:
     """Return the group of each image, a word each; `unknown` where the release is silent.
 
-    By `sex`, `age` and `site`, by `source_size`, its JPEG's pixels, and by `patient`, whether one of the images of the
-    same patient is a melanoma.
+    By `sex`, `age` and `site`, by `source_size`, its JPEG's pixels, and by `patient`, whether one of the
+    images of the same patient is a melanoma.
     """
     sex, site = (index[column].map(_word) for column in ("sex", "anatom_site_general_challenge"))
     ages = pd.to_numeric(index["age_approx"].replace("", np.nan))
@@ -44,14 +62,12 @@ def _word(value: str) -> str:
 
 
 def group_figures(
-    malignant: Bools, scores: Floats, decisions: Bools, groups: pd.DataFrame, resamples: Resamples, confidence: float
+    answered: Answered, groups: pd.DataFrame, resamples: Resamples, confidence: float
 ) -> dict[str, dict[str, dict[str, object]]]:
     """Return counts and figures by kind of group and group, each with its interval; of several repeats their mean.
 
     Args:
-        malignant: label of each of N images, `(N,)`.
-        scores: of each, `(R, N)`, in each of R repeats.
-        decisions: likewise.
+        answered: what was said of the images.
         groups: what `image_groups` says of the same images.
         resamples: of their patients; those of all images, so that groups are resampled together.
         confidence: of the intervals.
@@ -62,7 +78,7 @@ def group_figures(
     """
     return {
         str(kind): {
-            name: _figures(malignant, scores, decisions, of_image.to_numpy(object) == name, resamples, confidence)
+            name: _figures(answered, of_image.to_numpy(object) == name, resamples, confidence)
             for name in sorted(of_image.unique(), key=_place)
         }
         for kind, of_image in groups.items()
@@ -74,18 +90,17 @@ def _place(name: str) -> tuple[int, str]:
     return (BANDS.index(name) if name in BANDS else len(BANDS), name)
 
 
-def _figures(
-    malignant: Bools, scores: Floats, decisions: Bools, within: Bools, resamples: Resamples, confidence: float
-) -> dict[str, object]:
-    part = malignant[within]
+def _figures(answered: Answered, within: Bools, resamples: Resamples, confidence: float) -> dict[str, object]:
+    malignant, part = answered.malignant, answered.malignant[within]
     bases = {"sensitivity": within & malignant, "specificity": within & ~malignant}
     rates = [name for name, base in bases.items() if base.sum() >= LEAST]
     found: dict[str, object] = {"images": len(part), "melanomas": int(part.sum())}
-    areas = [metrics.rank_auc(score[within], part) for score in scores]
+    scored = zip(answered.scores[:, within], answered.folds[:, within], strict=True)
+    areas = [metrics.stratified_auc(scores, part, folds) for scores, folds in scored]
 
     def measure(weights: Floats) -> dict[str, Floats]:
         weights = weights[:, within]
-        each = [metrics.decision_figures(decision[within], part, weights) for decision in decisions]
+        each = [metrics.decision_figures(decisions, part, weights) for decisions in answered.decisions[:, within]]
         means = {name: np.mean([figures[name] for figures in each], axis=0) for name in rates}
         return means | ({"roc_auc": np.mean([area(weights) for area in areas], axis=0)} if len(rates) == 2 else {})
 

@@ -97,6 +97,50 @@ def rank_auc(scores: Floats, positive: Bools) -> Callable[[Floats], Floats]:
     return measure
 
 
+def within_strata(
+    measure_part: Callable[[Ints], Callable[[Floats], Floats]], stratum: Ints, positive: Bools
+) -> Callable[[Floats], Floats]:
+    """Return a function from weights `(B, N)` to the mean of what is measured within each stratum, `(B, ...)`.
+
+    For images that several networks scored, because the scores of two share no scale. A stratum weighs as its pairs of
+    a positive and a negative: so of areas under curves, the mean is how often a positive outscores a negative of its
+    own stratum. NaN in a resample without such a pair.
+
+    Args:
+        measure_part: from the positions `(n,)` of the images of a stratum to a function from their weights `(B, n)` to
+            values `(B, ...)`.
+        stratum: of each image, such as the fold that it was held out in, `(N,)`.
+        positive: label of each image, `(N,)`.
+    """
+    stratum, positive = np.asarray(stratum), as_bools(positive)
+    parts = [np.flatnonzero(stratum == one) for one in np.unique(stratum)]
+    measures = [measure_part(part) for part in parts]
+
+    def measure(weights: Floats) -> Floats:
+        total, n_pairs = np.zeros(()), np.zeros(len(weights))
+        for part, measured in zip(parts, measures, strict=True):
+            drawn = weights[:, part]
+            pairs = (drawn @ positive[part]) * (drawn @ ~positive[part])
+            with np.errstate(invalid="ignore"):  # a class may be absent
+                total = total + pairs * np.nan_to_num(measured(drawn)).T
+            n_pairs += pairs
+        with np.errstate(invalid="ignore"):
+            return np.asarray((total / n_pairs).T, np.float64)
+
+    return measure
+
+
+def stratified_auc(scores: Floats, positive: Bools, stratum: Ints) -> Callable[[Floats], Floats]:
+    """Return a function from weights `(B, N)` to the ROC AUC among images of one stratum, `(B,)`; see `within_strata`.
+
+    >>> scores, positive, stratum = np.array([0.8, 0.6, 0.4, 0.2]), np.array([1, 0, 1, 0]), np.array([1, 1, 2, 2])
+    >>> stratified_auc(scores, positive, stratum)(np.ones((1, 4))), rank_auc(scores, positive)(np.ones((1, 4)))
+    (array([1.]), array([0.75]))
+    """
+    scores, positive = _labelled(scores, positive)
+    return within_strata(lambda part: rank_auc(scores[part], positive[part]), stratum, positive)
+
+
 def matched_auc(scores: Floats, positive: Bools, trait: Floats, most: float) -> Callable[[Floats], Floats]:
     """Return a function from weights `(B, N)` to the ROC AUC among images that are alike in a trait, `(B,)`.
 
