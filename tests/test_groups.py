@@ -17,6 +17,7 @@ INDEX = pd.DataFrame(
         "sex": ["male", "female", "", "male"],
         "age_approx": ["39", "45.0", "", "60"],
         "anatom_site_general_challenge": ["torso", "head/neck", "", "Lower extremity (left)"],
+        "diagnosis": ["nevus", "unknown", "melanoma", "lichenoid keratosis"],
         "width": [640, 1872, 5184, 6000],
         "height": [480, 1053, 3456, 4000],
         "patient_id": ["IP_1", "IP_2", "IP_1", "IP_3"],
@@ -34,11 +35,12 @@ def answered(repeats: list[Answers]) -> Answered:
     return Answered(repeats[0].malignant, scores, decisions, np.zeros(scores.shape, np.int64))
 
 
-def test_each_image_has_a_sex_an_age_band_a_site_a_size_and_a_kind_of_patient() -> None:
+def test_each_image_has_a_sex_an_age_band_a_site_a_diagnosis_a_size_and_a_kind_of_patient() -> None:
     groups = image_groups(INDEX)
     assert groups["sex"].tolist() == ["male", "female", "unknown", "male"]
     assert groups["age"].tolist() == ["below_40", "40_to_59", "unknown", "60_and_over"]
     assert groups["site"].tolist() == ["torso", "head_neck", "unknown", "lower_extremity_left"]
+    assert groups["diagnosis"].tolist() == ["nevus", "unknown", "melanoma", "lichenoid_keratosis"]
     assert groups["source_size"].tolist() == list(SIZE_BANDS)
     assert groups["patient"].tolist() == ["with_melanoma", "without_melanoma", "with_melanoma", "with_melanoma"]
 
@@ -58,7 +60,7 @@ def test_bands_come_from_low_to_high() -> None:
     answers = some_answers(4)
     resamples = draw_resamples(pd.Series(np.arange(4)), answers.malignant, 10, np.random.default_rng(0))
     content = figures_of(answers, image_groups(INDEX), resamples, 0.95)
-    assert list(content) == ["sex", "age", "site", "source_size", "patient"]
+    assert list(content) == ["sex", "age", "site", "diagnosis", "source_size", "patient"]
     assert list(content["age"]) == ["below_40", "40_to_59", "60_and_over", "unknown"]
     assert list(content["source_size"]) == list(SIZE_BANDS)
     assert content["source_size"]["20_megapixels_and_over"] == {"images": 1, "melanomas": 0}

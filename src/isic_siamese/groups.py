@@ -41,15 +41,17 @@ class Answered:
 def image_groups(index: pd.DataFrame) -> pd.DataFrame:
     """Return the group of each image, a word each; `unknown` where the release is silent.
 
-    By `sex`, `age` and `site`, by `source_size`, its JPEG's pixels, and by `patient`, whether one of the
+    By `sex`, `age`, `site` and `diagnosis`, by `source_size`, its JPEG's pixels, and by `patient`, whether one of the
     images of the same patient is a melanoma.
     """
-    sex, site = (index[column].map(_word) for column in ("sex", "anatom_site_general_challenge"))
+    words = ("sex", "anatom_site_general_challenge", "diagnosis")
+    sex, site, diagnosis = (index[column].map(_word) for column in words)
     ages = pd.to_numeric(index["age_approx"].replace("", np.nan))
     age = _band(ages, AGE_EDGES, AGE_BANDS).where(ages.notna(), "unknown")
     size = _band(index["width"] * index["height"], SIZE_EDGES, SIZE_BANDS)
     affected = index["target"].groupby(index["patient_id"]).transform("max").map(PATIENTS)
-    return pd.DataFrame({"sex": sex, "age": age, "site": site, "source_size": size, "patient": affected})
+    kinds = {"sex": sex, "age": age, "site": site, "diagnosis": diagnosis, "source_size": size, "patient": affected}
+    return pd.DataFrame(kinds)
 
 
 def _band(values: pd.Series, edges: Sequence[float], bands: Sequence[str]) -> pd.Series:
