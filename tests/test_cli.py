@@ -101,6 +101,17 @@ def test_a_picture_that_cannot_be_drawn_is_refused_before_any_answer(
     assert captured.out == "" and message in captured.err
 
 
+def test_a_picture_does_not_replace_an_image_that_is_asked_about(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lesion = jpeg(tmp_path / "lesion.png", 60)
+    before = lesion.read_bytes()
+    with pytest.raises(SystemExit, match="1"):
+        cli.main(["predict", str(lesion), "--picture", str(tmp_path / "." / "lesion.png")])
+    assert "that is one of the images; give another name" in capsys.readouterr().err
+    assert lesion.read_bytes() == before
+
+
 def test_the_command_and_the_stage_give_an_image_the_same_probability(here: Path, tmp_path: Path) -> None:
     path = tmp_path / "ramp.jpg"
     ramp = np.linspace(0, 255, 120).astype(np.uint8)
@@ -233,6 +244,7 @@ def test_a_folder_stands_for_its_jpegs_and_a_table_has_a_row_for_each(
     folder.mkdir()
     files = [jpeg(folder / name, level) for name, level in (("a.jpg", 90), ("b.JPEG", 120), ("c.JPG", 200))]
     (folder / "._a.jpg").write_bytes(b"what macOS leaves in zips")
+    os.mkfifo(folder / "pipe.jpg")  # to read it would be to wait for ever
     (folder / "notes.txt").write_text("no image")
     cli.main(["predict", str(folder)])
     plain = capsys.readouterr().out

@@ -74,6 +74,8 @@ def predict_files(
         most = f"at most {MOST_DRAWN} lesions fit on one, got {len(paths)}; draw fewer at once"
         raise DataError(f"--picture {picture}: {most}")
     _check_readable(paths)  # before the model is read
+    if picture and picture.exists() and any(picture.samefile(path) for path in paths):
+        raise DataError(f"--picture {picture}: that is one of the images; give another name")
     predictor = read_predictor(data)
     images = _read_images(paths, predictor)
     answers = predictor.answer(images, "answer" if len(images) >= MANY else None)
@@ -173,8 +175,8 @@ def _is_folder(path: Path) -> bool:
 
 
 def _list_folder(folder: Path) -> list[Path]:
-    """Return the JPEGs of a folder, by name, but not those of its folders, nor hidden ones."""
-    files = (path for path in folder.iterdir() if path.name[0] != "." and not path.is_dir())
+    """Return the JPEGs of a folder, by name, but not those of its folders, nor hidden ones, nor pipes."""
+    files = (path for path in folder.iterdir() if path.name[0] != "." and (path.is_file() or not path.exists()))
     found = sorted(path for path in files if path.suffix.lower() in SUFFIXES)
     if not found:
         raise DataError(
