@@ -156,7 +156,7 @@ def write_shard(task: ShardTask) -> list[Problem]:
                 sizes.append(size)
             except KeyError:
                 problems.append((PurePosixPath(task.source.name, member), "not in the zip"))
-            except (DataError, BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, struct.error) as error:
+            except (DataError, BadZipFile, zlib.error, EOFError, OSError, RuntimeError, struct.error) as error:
                 problems.append((PurePosixPath(task.source.name, member), str(error)))
     if not problems:
         write_csv(task.sizes, pd.DataFrame(sizes, columns=["width", "height"]))
