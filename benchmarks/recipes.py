@@ -25,7 +25,7 @@ from isic_siamese.errors import run_command
 from isic_siamese.files import write_csv
 from isic_siamese.out_of_fold import CONTROLS, pool, pooled_figures
 from isic_siamese.params import Params
-from isic_siamese.shards import Shards, read_index
+from isic_siamese.shards import read_shards
 from stages.crossvalidate import read_recipe
 
 SHARDS, ANSWERS = Path("data/shards/train"), Path("data/recipes")
@@ -112,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table, a line a recipe."""
     parser = argparse.ArgumentParser("benchmarks.recipes", description="Cross-validate our recipe beside others.")
     parser.parse_args(arguments)
-    params, index, shards = Params(), read_index(SHARDS), Shards(SHARDS)
+    params, (index, shards) = Params(), read_shards(SHARDS)
     folds = params.section("crossvalidate", CrossvalidateParams)
     head = ["recipe", *FIGURES, "ROC AUC, less ours"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]

@@ -14,7 +14,7 @@ from isic_siamese.errors import run_command
 from isic_siamese.evaluation import EvaluateParams
 from isic_siamese.files import write_json
 from isic_siamese.params import Params
-from isic_siamese.shards import Shards, read_index
+from isic_siamese.shards import read_shards
 from isic_siamese.splits import read_splits, rows_of
 
 SHARDS = Path("data/shards/train")
@@ -26,14 +26,9 @@ def main() -> None:
     """Write the ROC AUC of each control."""
     params = Params()
     section, seed = params.section("evaluate", EvaluateParams), params.common.seed
-    index, splits = read_index(SHARDS), read_splits(SPLITS_CSV)
-    data = ControlData(
-        index,
-        rows_of(index, splits, "train", "val"),
-        rows_of(index, splits, "test"),
-        Shards(SHARDS),
-        section,
-    )
+    (index, shards), splits = read_shards(SHARDS), read_splits(SPLITS_CSV)
+    known, asked = rows_of(index, splits, "train", "val"), rows_of(index, splits, "test")
+    data = ControlData(index, known, asked, shards, section)
     test, malignant = index.iloc[data.test], data.malignant[data.test]
     resamples = draw_resamples(test["patient_id"], malignant, section.resamples, np.random.default_rng(seed))
     write_json(METRICS, control_figures(control_scores(data, seed), malignant, resamples, section.confidence))

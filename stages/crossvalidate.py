@@ -15,7 +15,7 @@ from isic_siamese.groups import image_groups
 from isic_siamese.out_of_fold import pool, pooled_figures, pooled_groups, write_pooled_roc
 from isic_siamese.pairs import PairsParams
 from isic_siamese.params import Params
-from isic_siamese.shards import Shards, read_index
+from isic_siamese.shards import read_shards
 from isic_siamese.training_data import TrainParams
 
 
@@ -35,8 +35,8 @@ def main() -> None:
     params, folder = Params(), Path("data/shards/train")
     recipe = read_recipe(params)
     folds = params.section("crossvalidate", CrossvalidateParams)
-    index = read_index(folder)
-    answers = cross_validate(Shards(folder), index, recipe, folds, params.common.seed)
+    index, shards = read_shards(folder)
+    answers = cross_validate(shards, index, recipe, folds, params.common.seed)
     write_csv(Path("data/crossvalidation.csv"), answers)
     pooled = pool(answers, recipe.evaluate, params.common.seed)
     figures = pooled_figures(pooled) | {"groups": pooled_groups(pooled, image_groups(index))}

@@ -32,7 +32,7 @@ from isic_siamese.model_files import model_digest, read_model
 from isic_siamese.pairs import read_pairs
 from isic_siamese.params import Params
 from isic_siamese.references import find_nearest, pick_references, write_references
-from isic_siamese.shards import Shards, read_index
+from isic_siamese.shards import read_shards
 from isic_siamese.splits import SPLITS, read_splits, rows_of
 from isic_siamese.votes import vote_scores
 
@@ -49,11 +49,10 @@ def main() -> None:
     """Write embeddings, classifier, answers, figures and curves."""
     params = Params()
     section = params.section("evaluate", EvaluateParams)
-    index, splits = read_index(SHARDS), read_splits(SPLITS_CSV)
+    (index, shards), splits = read_shards(SHARDS), read_splits(SPLITS_CSV)
     rows = {split: rows_of(index, splits, split) for split in SPLITS}
-    pairs = read_pairs(PAIRS_CSV)
+    pairs = read_pairs(PAIRS_CSV, rows["test"])
 
-    shards = Shards(SHARDS)
     removed = pd.read_csv(SHARDS / "removed.csv", dtype=str, keep_default_na=False)["image_name"]
     all_rows = index["row"].to_numpy()
     checked = check_leaks(index, rows, removed, shard_thumbnails(shards, "check for leaks"))

@@ -12,7 +12,7 @@ from isic_siamese.errors import run_command
 from isic_siamese.files import write_csv, write_json
 from isic_siamese.leaks import shard_thumbnails, shared_pictures
 from isic_siamese.params import Params
-from isic_siamese.shards import Shards, read_index
+from isic_siamese.shards import read_shards
 from isic_siamese.splits import SplitParams, count_splits, split_patients
 
 
@@ -20,8 +20,8 @@ def main() -> None:
     """Run the stage."""
     params = Params()
     folder = Path("data/shards/train")
-    index = read_index(folder)
-    shared = shared_pictures(index, shard_thumbnails(Shards(folder), "compare pictures"))
+    index, shards = read_shards(folder)
+    shared = shared_pictures(index, shard_thumbnails(shards, "compare pictures"))
     rng = np.random.default_rng(params.common.seed)
     splits = split_patients(index, params.section("split", SplitParams).fractions, rng, shared)
     write_csv(Path("data/splits.csv"), splits)

@@ -19,7 +19,7 @@ from isic_siamese.histograms import write_histograms
 from isic_siamese.model_files import write_model
 from isic_siamese.pairs import read_pairs
 from isic_siamese.params import Params
-from isic_siamese.shards import Shards, read_index
+from isic_siamese.shards import read_shards
 from isic_siamese.shards_params import Fit, ShardsParams
 from isic_siamese.splits import read_splits, rows_of
 from isic_siamese.trainer import Trainer
@@ -48,14 +48,10 @@ def main() -> None:
 def read_data() -> TrainingData:
     """Read what training reads."""
     folder = Path("data/shards/train")
-    index, splits = read_index(folder), read_splits(Path("data/splits.csv"))
-    return TrainingData(
-        shards=Shards(folder),
-        malignant=index["target"].to_numpy() == 1,
-        train_rows=rows_of(index, splits, "train"),
-        val_rows=rows_of(index, splits, "val"),
-        pairs=read_pairs(Path("data/pairs/train.csv")),
-    )
+    (index, shards), splits = read_shards(folder), read_splits(Path("data/splits.csv"))
+    train_rows, val_rows = (rows_of(index, splits, split) for split in ("train", "val"))
+    pairs = read_pairs(Path("data/pairs/train.csv"), train_rows)
+    return TrainingData(shards, index["target"].to_numpy() == 1, train_rows, val_rows, pairs)
 
 
 def write_curve(history: pd.DataFrame) -> None:
@@ -69,7 +65,7 @@ def write_results(trained: Trained, data: TrainingData, fit: Fit, margin: float 
     write_model(Path("data/models"), trained.encoder, fit, margin)
     write_json(Path("metrics/train.json"), trained.summary())
     write_curve(trained.history)  # again, for a run that was killed after its last epoch and has none to come
-    pairs = read_pairs(Path("data/pairs/val.csv"))
+    pairs = read_pairs(Path("data/pairs/val.csv"), data.val_rows)
     titles = {"Validation pairs, epoch 1": trained.first}
     titles[f"Validation pairs, epoch {int(trained.summary()['best_epoch'])}, the best"] = trained.best
     left, right = (np.searchsorted(data.val_rows, pairs[side]) for side in ("left", "right"))

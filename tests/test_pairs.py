@@ -114,7 +114,7 @@ def test_a_block_too_small_for_its_pairs_is_refused() -> None:
 def test_a_pair_index_reads_as_it_was_written(tmp_path: Path) -> None:
     pairs, _ = draw(5, 20)
     pairs.to_csv(tmp_path / "pairs.csv", index=False)
-    pd.testing.assert_frame_equal(read_pairs(tmp_path / "pairs.csv"), pairs)
+    pd.testing.assert_frame_equal(read_pairs(tmp_path / "pairs.csv", 3 * np.arange(25)), pairs)
     assert list(pairs) == COLUMNS
 
 
@@ -124,6 +124,9 @@ def test_a_pair_index_reads_as_it_was_written(tmp_path: Path) -> None:
         (None, "no such file; run 'dvc repro pairs'"),
         ("left,right\n1,2\n", "not a pair index"),
         ("a\nb\n", "not a pair index"),
+        (f"{','.join(COLUMNS)}\n", "not a pair index: no pairs"),
+        (f"{','.join(COLUMNS)}\n0,4,5,0,0,1\n", "1 of its images are not in this split; run 'dvc repro pairs'"),
+        (f"{','.join(COLUMNS)}\n0,-1,9,0,0,1\n", "2 of its images are not in this split"),
     ],
 )
 def test_a_wrong_pair_index_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
@@ -131,7 +134,7 @@ def test_a_wrong_pair_index_is_refused(tmp_path: Path, content: str | None, mess
     if content is not None:
         path.write_text(content)
     with pytest.raises(DataError, match=message):
-        read_pairs(path)
+        read_pairs(path, np.array([2, 3, 4]))
 
 
 def test_a_pair_index_is_counted_by_its_pairs_images_and_views() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isic_siamese.errors import DataError
-from isic_siamese.shards import Shards, read_index
+from isic_siamese.shards import Shards, read_index, read_shards
 
 SIZES = (4, 4, 3)  # images in each shard
 
@@ -102,6 +102,25 @@ def test_shards_of_different_sizes_do_not_go_together(folder: Path, tmp_path: Pa
     np.save(tmp_path / "shard-00001.npy", np.zeros((2, px, px, 3), np.uint8))
     with pytest.raises(DataError, match=rf"shard-00001\.npy: images of {px} px, those of shard-00000\.npy have 8"):
         Shards(tmp_path)
+
+
+@pytest.mark.parametrize("names", [["shard-00000 (copy).npy", "shard-00001.npy"], ["shard-00001.npy"]])
+def test_shards_that_are_not_numbered_one_after_the_other_are_refused(tmp_path: Path, names: list[str]) -> None:
+    for name in names:
+        np.save(tmp_path / name, np.zeros((2, 8, 8, 3), np.uint8))
+    with pytest.raises(DataError, match=r"wanted shard-00000\.npy in its place; run 'dvc repro -f shards'"):
+        Shards(tmp_path)
+
+
+@pytest.mark.parametrize("n", [4, 6])
+def test_an_index_of_other_images_than_the_shards_is_refused(tmp_path: Path, n: int) -> None:
+    np.save(tmp_path / "shard-00000.npy", np.zeros((5, 8, 8, 3), np.uint8))
+    pd.DataFrame({"row": range(n)}).to_csv(tmp_path / "index.csv", index=False)
+    with pytest.raises(DataError, match=f"5 images in its shards, {n} in its index.csv; run 'dvc repro -f shards'"):
+        read_shards(tmp_path)
+    pd.DataFrame({"row": range(5)}).to_csv(tmp_path / "index.csv", index=False)
+    index, images = read_shards(tmp_path)
+    assert len(index) == len(images) == 5
 
 
 def test_an_index_is_read_as_it_is_written(tmp_path: Path) -> None:

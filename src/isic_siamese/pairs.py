@@ -104,14 +104,20 @@ def _combinations(views: Ints) -> Ints:
     return np.concatenate([views[i[different]], views[j[different]]], axis=1)
 
 
-def read_pairs(path: Path) -> pd.DataFrame:
-    """Read a pair index, all columns int64.
+def read_pairs(path: Path, rows: Ints) -> pd.DataFrame:
+    """Read the pair index of the split whose images are at `rows` `(n,)`, all columns int64.
 
     Raises:
-        DataError: the file is absent or is no pair index.
+        DataError: the file is absent, is no pair index, or has pairs of other images, such as those of another seed.
     """
     with explaining(path, "not a pair index", "pairs"):
-        return pd.read_csv(path, dtype=np.int64)[COLUMNS]
+        pairs = pd.read_csv(path, dtype=np.int64)[COLUMNS]
+        if pairs.empty:
+            raise ValueError("no pairs")
+    foreign = np.setdiff1d(pairs[["left", "right"]], rows)
+    if len(foreign):
+        raise DataError(f"{path}: {len(foreign):,} of its images are not in this split; run 'dvc repro pairs'")
+    return pairs
 
 
 def count_pairs(pairs: pd.DataFrame, malignant: Bools) -> dict[str, int | float]:

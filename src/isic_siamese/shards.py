@@ -46,11 +46,14 @@ class Shards:
         """Look at every shard of `folder`.
 
         Raises:
-            DataError: there are none, or one of them is not whole.
+            DataError: there are none, one of them is not whole, or they are not numbered 0, 1, 2 ...
         """
-        paths = sorted(folder.glob("shard-*.npy"))
+        paths = sorted(folder.glob("shard-*.npy"), key=lambda path: (len(path.name), path.name))  # 99999, then 100000
         if not paths:
             raise DataError(f"{folder}: no shards; run 'dvc repro shards' or 'dvc pull'")
+        for number, path in enumerate(paths):
+            if path.name != (name := f"shard-{number:05}.npy"):
+                raise DataError(f"{path}: wanted {name} in its place; run 'dvc repro -f shards' or 'dvc pull'")
         self._shards = [_check_shard(path) for path in paths]
         self._starts = np.cumsum([0] + [shard.n for shard in self._shards])
         self.image_px = self._shards[0].image_px
@@ -92,6 +95,19 @@ class Shards:
         """Yield the images at `rows`, in that order, `size` at a time; with a `task`, a progress bar names it."""
         for start in tqdm(range(0, len(rows), size), task, disable=task is None):
             yield self.images(rows[start : start + size])
+
+
+def read_shards(folder: Path) -> tuple[pd.DataFrame, Shards]:
+    """Read the index of `folder`, see `read_index`, and look at its shards.
+
+    Raises:
+        DataError: as both do, or they are of different numbers of images.
+    """
+    index, shards = read_index(folder), Shards(folder)
+    if len(index) != len(shards):
+        counts = f"{len(shards):,} images in its shards, {len(index):,} in its index.csv"
+        raise DataError(f"{folder}: {counts}; run 'dvc repro -f shards' or 'dvc pull'")
+    return index, shards
 
 
 def _check_shard(path: Path) -> _Shard:
