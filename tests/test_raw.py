@@ -112,6 +112,15 @@ def test_raw_itself_may_be_the_release(folder: Path, raw: Path) -> None:
     assert len(list(raw.parent.glob("releases/found-*/*.zip"))) == 2, "the only copy, though verified"
 
 
+def test_a_release_inside_raw_is_refused_and_stays(raw: Path) -> None:
+    inside = write_release(raw / "mine")
+    (inside / "labels.xlsx").write_text("mine")
+    before = contents(inside)
+    with pytest.raises(DataError, match=r"release: .*mine is inside .*raw, which is made anew; move it out of there"):
+        link(inside, raw)
+    assert contents(inside) == before
+
+
 def test_a_copy_goes_when_its_original_is_in_its_place(folder: Path, raw: Path, tmp_path: Path) -> None:
     verify_release(folder, raw.parent / "releases/verified.json")
     shutil.copytree(folder, raw)

@@ -53,9 +53,11 @@ def link_release(folder: Path, raw: Path, store: Path, only: Sequence[Path] = ()
     but the `only` copies of a zip are moved into a new folder of `store`. Where `raw` is a symlink, it stays one.
 
     Raises:
-        DataError: a file cannot be linked or copied, for want of space say.
+        DataError: `folder` is inside `raw`, or a file cannot be linked or copied, for want of space say.
     """
     raw = raw.resolve()
+    if raw in folder.resolve().parents:
+        raise DataError(f"params.yaml: release: {folder} is inside {raw}, which is made anew; move it out of there")
     new, old = raw.with_name(f".{raw.name}.new"), raw.with_name(f".{raw.name}.old")
     _delete(new)
     new.mkdir(parents=True)
