@@ -36,12 +36,13 @@ def main() -> None:
     with ranks.joined():
         params = Params()
         data = read_data()
+        val_pairs = read_pairs(Path("data/pairs/val.csv"), data.val_rows)  # before hours of training
         section, recipe = params.section("train", TrainParams), params.section("augment", AugmentParams)
         trainer = Trainer(data, section, recipe, params.common.margin, params.common.seed)
         trained = train(trainer, CHECKPOINTS, write_curve)
         if ranks.rank() == 0:
             margin = params.common.margin if section.loss == "contrastive" else None
-            write_results(trained, data, params.section("shards", ShardsParams).fit, margin)
+            write_results(trained, data, val_pairs, params.section("shards", ShardsParams).fit, margin)
             forget_runs(CHECKPOINTS)
 
 
@@ -60,12 +61,11 @@ def write_curve(history: pd.DataFrame) -> None:
         write_csv(CURVE, history)
 
 
-def write_results(trained: Trained, data: TrainingData, fit: Fit, margin: float | None) -> None:
+def write_results(trained: Trained, data: TrainingData, pairs: pd.DataFrame, fit: Fit, margin: float | None) -> None:
     """Write the model, its figures, and how far apart the pairs of the validation split were."""
     write_model(Path("data/models"), trained.encoder, fit, margin)
     write_json(Path("metrics/train.json"), trained.summary())
     write_curve(trained.history)  # again, for a run that was killed after its last epoch and has none to come
-    pairs = read_pairs(Path("data/pairs/val.csv"), data.val_rows)
     titles = {"Validation pairs, epoch 1": trained.first}
     titles[f"Validation pairs, epoch {int(trained.summary()['best_epoch'])}, the best"] = trained.best
     left, right = (np.searchsorted(data.val_rows, pairs[side]) for side in ("left", "right"))

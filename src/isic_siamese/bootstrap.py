@@ -14,8 +14,8 @@ from isic_siamese.arrays import Bools, Floats, Ints, as_bools
 Figure = dict[str, float]  # its `value`, and where it has an interval the ends `low` and `high`
 Measure = Callable[[Floats], Mapping[str, Floats]]  # from the weights (b, N) of b resamples to named values (b, ...)
 
-PPV = "ppv_isic2020"  # follows from both of
 RATES = ("sensitivity", "specificity")  # whose mean is the balanced accuracy
+PPV = "ppv_isic2020"  # which follows from both rates
 ROUNDING = 1e-9  # an area under a curve is a sum of many small ones
 CHUNK = 1_000_000  # weights held at a time: 8 MB of float64; with four times as many the processor's cache is too small
 
