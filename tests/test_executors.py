@@ -4,6 +4,7 @@ Scheduler and workers are processes of their own, as on a real cluster. Within p
 each warning of theirs would be an error: port 8787 in use by another cluster stopped two runs at a time so.
 """
 
+import gc
 import os
 import subprocess
 import sys
@@ -110,6 +111,12 @@ def test_the_other_worker_does_the_work_of_one_that_dies(
         workers[0].kill()
         run.result()
     assert digests(tmp_path / "here/train") == digests(tmp_path / "there/train")
+
+
+@pytest.fixture(autouse=True)
+def _no_client_of_an_earlier_test() -> None:
+    """Collect clients that did not start: one that is collected while the next starts waits for it, for ever."""
+    gc.collect()  # Client.__del__ and LoopRunner.start of distributed take the same lock
 
 
 def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
