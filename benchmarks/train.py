@@ -35,7 +35,7 @@ from isic_siamese.pairs import PairsParams, draw_pairs
 from isic_siamese.params import Params
 from isic_siamese.pooling import lesion_regions
 from isic_siamese.release import TRAIN_ZIP
-from isic_siamese.shards import Shards, read_index
+from isic_siamese.shards import Shards, read_shards
 from isic_siamese.trainer import Trainer
 from isic_siamese.training_data import TrainingData
 
@@ -49,7 +49,8 @@ Loop = Callable[[], object]
 def read_data(folder: Path, work: Path) -> TrainingData:
     """Return pairs over all images of `folder`, or over 512 drawn ones where it does not exist."""
     if folder.exists():
-        shards, malignant = Shards(folder), read_index(folder)["target"].to_numpy() == 1
+        index, shards = read_shards(folder)
+        malignant = index["target"].to_numpy() == 1
     else:
         draw_shards(work, 512)
         shards, malignant = Shards(work), np.arange(512) % 8 == 0

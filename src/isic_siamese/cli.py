@@ -15,7 +15,7 @@ from isic_siamese.errors import DataError, run_command
 from isic_siamese.files import write_csv
 from isic_siamese.predictor import DATA, EVALUATION, Answer, Images, Predictor, read_predictor
 from isic_siamese.references import WORDS
-from isic_siamese.shards import Shards, read_index
+from isic_siamese.shards import read_shards
 
 MOST_DRAWN = 20  # lesions on one picture
 MANY = 50  # images, from which on a bar shows how far the answers are
@@ -155,7 +155,8 @@ def _draw(picture: Path, data: Path, lesions: Sequence[tuple[Path, Answer]], thr
     from isic_siamese.sheets import Tile, reference_tiles, write_sheet
 
     folder = data / "shards/train"
-    shards, names, lines = Shards(folder), read_index(folder)["image_name"], []
+    index, shards = read_shards(folder)
+    names, lines = index["image_name"], []
     for path, answer in lesions:
         if names.reindex(answer.nearest["row"]).tolist() != answer.nearest["image_name"].tolist():
             raise DataError(f"{folder}: not the images that {data / EVALUATION} was made with; run 'dvc repro'")
