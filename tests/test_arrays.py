@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 
+from isic_siamese.areas import matched_auc, rank_auc, same_patient_auc, stratified_auc
 from isic_siamese.bootstrap import draw_resamples
 from isic_siamese.comparison import delong
 from isic_siamese.metrics import (
@@ -15,10 +16,7 @@ from isic_siamese.metrics import (
     calibration_error,
     calibration_line,
     decision_figures,
-    matched_auc,
-    rank_auc,
     roc_auc,
-    stratified_auc,
     sweep,
 )
 from isic_siamese.pairs import PairsParams, draw_pairs
@@ -37,6 +35,7 @@ CALLS: dict[str, Callable[[Labels], Any]] = {
     "sweep": lambda y: roc_auc(sweep(SCORES, y, EVEN)),
     "rank_auc": lambda y: rank_auc(SCORES, y)(EVEN),
     "stratified_auc": lambda y: stratified_auc(SCORES, y, np.arange(N) % 2)(EVEN),
+    "same_patient_auc": lambda y: same_patient_auc(SCORES, y, np.arange(N) // 10)(EVEN),
     "matched_auc": lambda y: matched_auc(SCORES, y, np.abs(SCORES), 0.5)(EVEN),
     "decision_figures": lambda y: list(decision_figures(SCORES > 0, y, EVEN).values()),
     "decisions": lambda y: list(decision_figures(y, SCORES > 0, EVEN).values()),
@@ -72,6 +71,7 @@ def test_scores_of_a_table_keep_their_order_and_must_be_finite() -> None:
         lambda scores: roc_auc(sweep(scores, MALIGNANT, EVEN)),
         lambda scores: rank_auc(scores, MALIGNANT)(EVEN),
         lambda scores: stratified_auc(scores, MALIGNANT, np.arange(N) % 2)(EVEN),
+        lambda scores: same_patient_auc(scores, MALIGNANT, np.arange(N) // 10)(EVEN),
         lambda scores: matched_auc(scores, MALIGNANT, scores, 0.5)(EVEN),
         lambda scores: matched_auc(SCORES, MALIGNANT, scores, 0.5)(EVEN),
         lambda scores: delong(MALIGNANT, scores, SCORES**3).p,

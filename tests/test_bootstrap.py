@@ -7,6 +7,7 @@ from scipy import stats
 from scipy.special import expit, logit
 
 from isic_siamese import bootstrap
+from isic_siamese.areas import rank_auc
 from isic_siamese.arrays import Bools, Floats
 from isic_siamese.bootstrap import (
     add_intervals,
@@ -19,7 +20,7 @@ from isic_siamese.bootstrap import (
     resample_images,
     resample_pairs,
 )
-from isic_siamese.metrics import ISIC_2020, decision_figures, ppv_at, rank_auc
+from isic_siamese.metrics import ISIC_2020, decision_figures, ppv_at
 
 PATIENTS = pd.Series(["c", "a", "b", "a", "d", "d", "e"])
 MALIGNANT = np.array([True, False, False, True, False, False, False])  # patients a and c have one

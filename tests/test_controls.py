@@ -11,11 +11,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from isic_siamese import controls
+from isic_siamese.areas import rank_auc
 from isic_siamese.bootstrap import draw_resamples, figure, resample_images
 from isic_siamese.controls import ControlData, FrozenFeatures, control_figures
 from isic_siamese.encoder import build_encoder
 from isic_siamese.evaluation import EvaluateParams
-from isic_siamese.metrics import rank_auc
 from isic_siamese.shards import Shards
 from isic_siamese.votes import vote_scores
 from stages import controls as stage

@@ -7,6 +7,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from isic_siamese import bootstrap, metrics
+from isic_siamese.areas import rank_auc
 from isic_siamese.arrays import Floats
 from isic_siamese.bootstrap import draw_resamples, resample_images, resample_pairs
 from isic_siamese.classifier import Classifier
@@ -83,7 +84,7 @@ def test_intervals_and_the_band_are_those_of_the_patients_drawn_again() -> None:
         return {"area": metrics.roc_auc(curve), "band": metrics.sensitivity_on(curve, GRID)}
 
     spread = resample_images(measure, resamples)
-    of_pairs = metrics.rank_auc(-pairs.distances, pairs.same)
+    of_pairs = rank_auc(-pairs.distances, pairs.same)
     drawn = resample_pairs(lambda weights: {"area": of_pairs(weights)}, resamples, pairs.left, pairs.right)
     for name, areas in (("roc_auc", spread["area"]), ("pair_verification_auc", drawn["area"])):
         expected = bootstrap.figure(found.figures[name]["value"], areas, 0.8, n_patients=20)  # those with a melanoma

@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from isic_siamese.areas import rank_auc, stratified_auc
 from isic_siamese.bootstrap import draw_resamples, figure, resample_images
 from isic_siamese.groups import AGE_BANDS, SIZE_BANDS, Answered, group_figures, image_groups
 from isic_siamese.measures import Answers
-from isic_siamese.metrics import rank_auc, stratified_auc
 from tests.test_measures import some_answers
 
 INDEX = pd.DataFrame(

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score, roc_curve
 
 from isic_siamese import out_of_fold
+from isic_siamese.areas import same_patient_auc
 from isic_siamese.bootstrap import draw_resamples, figure, resample_images
 from isic_siamese.measures import GRID
 from isic_siamese.metrics import calibration_line, ppv_at
@@ -83,12 +84,6 @@ def test_among_images_of_one_patient_only_its_own_melanomas_and_benign_lesions_a
     assert 0.6 < figures["same_patient_mean_colour_roc_auc"]["value"] < 1
 
 
-def test_a_patient_who_is_drawn_twice_has_its_pairs_twice() -> None:
-    patient, malignant = np.array([0.0, 0, 1, 1]), np.array([True, False, True, False])
-    area = out_of_fold._auc_within(patient, np.array([0.9, 0.1, 0.2, 0.3]), malignant)  # one pair right, one wrong
-    assert area(np.array([[1.0, 1, 1, 1], [2, 2, 1, 1], [0, 0, 1, 1]])) == pytest.approx([1 / 2, 2 / 3, 0])
-
-
 def test_calibration_and_predictive_value_are_those_of_the_pooled_probabilities() -> None:
     answers = some_answers(1)
     figures: dict[str, Any] = pooled_figures(pool(answers, EVALUATE, seed=0))
@@ -149,7 +144,7 @@ def test_the_interval_within_patients_counts_those_who_have_both_kinds_of_lesion
     answers = some_answers(1).sort_values("row")
     pooled = pool(answers, EVALUATE, seed=0)
     figures: dict[str, Any] = pooled_figures(pooled)
-    within = out_of_fold._auc_within(pooled.resamples.patient, answers["score"].to_numpy(), pooled.malignant)
+    within = same_patient_auc(answers["score"].to_numpy(), pooled.malignant, pooled.resamples.patient)
     spread = resample_images(lambda weights: {"area": within(weights)}, pooled.resamples)["area"]
     n = int((answers.groupby("patient_id")["target"].nunique() == 2).sum())
     assert n < pooled.resamples.n_rarer

@@ -34,3 +34,15 @@ def as_scores(values: npt.ArrayLike) -> Floats:
     if not np.isfinite(given).all():
         raise ValueError(f"wanted scores that are finite, got {np.count_nonzero(~np.isfinite(given))} that are not")
     return given
+
+
+def as_labelled(scores: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Floats, Bools]:
+    """Return `as_scores(scores)` and `as_bools(labels)`.
+
+    Raises:
+        ValueError: as those two do, or there are not as many of both.
+    """
+    of_score, of_label = as_scores(scores), as_bools(labels)
+    if of_score.shape != of_label.shape:  # an index of too many labels would leave out the last ones, silently
+        raise ValueError(f"wanted a label for each score, got {len(of_label)} for {len(of_score)}")
+    return of_score, of_label

@@ -15,6 +15,7 @@ import pandas as pd
 from scipy.stats import norm, rankdata
 
 from isic_siamese import metrics
+from isic_siamese.areas import stratified_auc
 from isic_siamese.arrays import Bools, Floats, as_bools, as_scores
 from isic_siamese.bootstrap import Measure, draw_resamples, mean_figures
 from isic_siamese.errors import DataError, run_command
@@ -92,7 +93,7 @@ def paired_bootstrap(
 
 def _measure_gain(part: pd.DataFrame, malignant: Bools) -> Measure:
     scored = [(part[f"score_{run}"].to_numpy(np.float64), part[f"fold_{run}"].to_numpy()) for run in (1, 2)]
-    areas = [metrics.stratified_auc(scores, malignant, folds) for scores, folds in scored]
+    areas = [stratified_auc(scores, malignant, folds) for scores, folds in scored]
     decisions = [np.asarray(part[f"decision_{run}"] == 1) for run in (1, 2)]
 
     def measure(weights: Floats) -> dict[str, Floats]:

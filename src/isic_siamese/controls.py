@@ -16,13 +16,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from torch.nn import functional
 
+from isic_siamese.areas import rank_auc
 from isic_siamese.arrays import Bools, Embeddings, Floats, Ints
 from isic_siamese.bootstrap import Resamples, figure, percentile_ends, resample_images
 from isic_siamese.devices import pick_device
 from isic_siamese.embedding import pool_rows
 from isic_siamese.encoder import BUNDLED_ENCODER, build_encoder
 from isic_siamese.evaluation import EvaluateParams
-from isic_siamese.metrics import rank_auc
 from isic_siamese.shards import READ_BATCH, Shards
 from isic_siamese.votes import vote_scores
 

@@ -9,12 +9,13 @@ from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 from sklearn import metrics as sk
 
+from isic_siamese.areas import rank_auc
 from isic_siamese.arrays import Bools, Embeddings, Floats, Ints
 from isic_siamese.bootstrap import Figure, Resamples, add_intervals, percentile_ends, resample_images, resample_pairs
 from isic_siamese.classifier import Classifier
 from isic_siamese.distances import pair_distances
 from isic_siamese.measures import MOST, Answers, point_measures, rate_bases, resampled_measures
-from isic_siamese.metrics import chance_calibration_error, rank_auc
+from isic_siamese.metrics import chance_calibration_error
 from isic_siamese.params import Count, Section
 from isic_siamese.references import WORDS, References
 

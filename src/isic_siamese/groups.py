@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from isic_siamese import metrics
+from isic_siamese.areas import stratified_auc
 from isic_siamese.arrays import Bools, Floats, Ints
 from isic_siamese.bootstrap import Resamples, figure, rate_figure, resample_images
 
@@ -98,7 +99,7 @@ def _figures(answered: Answered, within: Bools, resamples: Resamples, confidence
     rates = [name for name, base in bases.items() if base.sum() >= LEAST]
     found: dict[str, object] = {"images": len(part), "melanomas": int(part.sum())}
     scored = zip(answered.scores[:, within], answered.folds[:, within], strict=True)
-    areas = [metrics.stratified_auc(scores, part, folds) for scores, folds in scored]
+    areas = [stratified_auc(scores, part, folds) for scores, folds in scored]
 
     def measure(weights: Floats) -> dict[str, Floats]:
         weights = weights[:, within]

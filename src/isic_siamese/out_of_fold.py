@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from isic_siamese import metrics
-from isic_siamese.arrays import Bools, Floats, Ints
+from isic_siamese.areas import matched_auc, same_patient_auc, stratified_auc, within_strata
+from isic_siamese.arrays import Bools, Floats
 from isic_siamese.bootstrap import Measure, Resamples, draw_resamples, mean_figures, percentile_ends, resample_images
 from isic_siamese.evaluation import EvaluateParams
 from isic_siamese.groups import Answered, group_figures
@@ -129,29 +130,11 @@ def _within_folds(
     part: pd.DataFrame, scores: Floats, malignant: Bools, measure: Callable[[metrics.Curve], Floats]
 ) -> Callable[[Floats], Floats]:
     """Return a function from weights `(B, N)` to what `measure` gives of the curve of a fold, its mean over folds."""
-    return metrics.within_strata(
+    return within_strata(
         lambda at: lambda weights: measure(metrics.sweep(scores[at], malignant[at], weights)),
         part["fold"].to_numpy(),
         malignant,
     )
-
-
-def _auc_within(patient: Ints, scores: Floats, malignant: Bools) -> Callable[[Floats], Floats]:
-    """Return a function from weights `(B, N)` to the ROC AUC among images of one patient, `(B,)`.
-
-    That is how often a melanoma outscores a benign image of the same `patient` `(N,)`; pairs weigh as their patient.
-    """
-    images = pd.DataFrame({"patient": patient, "score": scores, "image": np.arange(len(patient))})
-    pairs = images[malignant].merge(images[~malignant], on="patient", suffixes=("", "_benign"))
-    wins = (np.sign(pairs["score"].to_numpy() - pairs["score_benign"].to_numpy()) + 1) / 2
-    image = pairs["image"].to_numpy()
-
-    def measure(weights: Floats) -> Floats:
-        drawn = weights[:, image]
-        with np.errstate(invalid="ignore"):  # a resample without such a pair has no area: NaN
-            return np.asarray(drawn @ wins / drawn.sum(axis=1), np.float64)
-
-    return measure
 
 
 def _measure(part: pd.DataFrame, malignant: Bools) -> Measure:
@@ -163,9 +146,9 @@ def _measure(part: pd.DataFrame, malignant: Bools) -> Measure:
     areas = {}
     for name in SCORED:
         score = part[f"{name}score"].to_numpy()
-        areas[f"{name}roc_auc"] = metrics.stratified_auc(score, malignant, fold)
-        areas[f"brightness_matched_{name}roc_auc"] = metrics.matched_auc(score, malignant, brightness, MATCHED)
-        areas[f"same_patient_{name}roc_auc"] = _auc_within(patient, score, malignant)
+        areas[f"{name}roc_auc"] = stratified_auc(score, malignant, fold)
+        areas[f"brightness_matched_{name}roc_auc"] = matched_auc(score, malignant, brightness, MATCHED)
+        areas[f"same_patient_{name}roc_auc"] = same_patient_auc(score, malignant, patient)
     average_precision = _within_folds(part, part["score"].to_numpy(), malignant, metrics.average_precision)
 
     def measure(weights: Floats) -> dict[str, Floats]:
