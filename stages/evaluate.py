@@ -7,12 +7,13 @@ Writes: data/evaluation/, metrics/evaluate.json, metrics/plots/
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from isic_siamese.bootstrap import draw_resamples
-from isic_siamese.classifier import fit_classifier, write_classifier
+from isic_siamese.checksums import write_checksums
+from isic_siamese.classifier import CLASSIFIER_JSON, fit_classifier, write_classifier
+from isic_siamese.devices import be_deterministic, pick_device
 from isic_siamese.embedding import embed_rows
-from isic_siamese.errors import run_command
+from isic_siamese.errors import DataError, run_command
 from isic_siamese.evaluation import (
     EvaluateParams,
     answer_table,
@@ -28,12 +29,12 @@ from isic_siamese.groups import Answered, group_figures, image_groups
 from isic_siamese.histograms import write_histograms
 from isic_siamese.leaks import check_leaks, shard_thumbnails
 from isic_siamese.measures import answer
-from isic_siamese.model_files import model_digest, read_model
+from isic_siamese.model_files import read_model
 from isic_siamese.pairs import read_pairs
 from isic_siamese.params import Params
-from isic_siamese.references import find_nearest, pick_references, write_references
-from isic_siamese.shards import read_shards
-from isic_siamese.splits import SPLITS, read_splits, rows_of
+from isic_siamese.references import REFERENCE_FILES, find_nearest, pick_references, write_references
+from isic_siamese.shards import read_removed, read_shards
+from isic_siamese.splits import SPLITS, read_splits, rows_of, seen_images
 from isic_siamese.votes import vote_scores
 
 MODELS = Path("data/models")
@@ -47,16 +48,20 @@ PLOTS = Path("metrics/plots")
 
 def main() -> None:
     """Write embeddings, classifier, answers, figures and curves."""
+    be_deterministic(pick_device())
     params = Params()
     section = params.section("evaluate", EvaluateParams)
     (index, shards), splits = read_shards(SHARDS), read_splits(SPLITS_CSV)
     rows = {split: rows_of(index, splits, split) for split in SPLITS}
     pairs = read_pairs(PAIRS_CSV, rows["test"])
+    encoder, facts = read_model(MODELS)
+    if facts.seen != seen_images(index, splits):
+        problem = f"trained and chosen on other images than train and val of {SPLITS_CSV}, perhaps on those of test"
+        raise DataError(f"{MODELS}: {problem}; run 'dvc repro train'")
 
-    removed = pd.read_csv(SHARDS / "removed.csv", dtype=str, keep_default_na=False)["image_name"]
+    removed = read_removed(SHARDS)["image_name"]
     all_rows = index["row"].to_numpy()
     checked = check_leaks(index, rows, removed, shard_thumbnails(shards, "check for leaks"))
-    encoder, facts = read_model(MODELS)
     embeddings = embed_rows(encoder, shards, all_rows, section.orientations, "embed each way up")
     malignant = index["target"].to_numpy() == 1
     train, val, voting = rows["train"], rows["val"], (section.temperature, section.vote_penalty)
@@ -76,8 +81,9 @@ def main() -> None:
     answered = Answered(answers.malignant, answers.scores[None], answers.decisions[None], one_network)
     groups = group_figures(answered, image_groups(test), resamples, section.confidence)
 
-    write_references(EVALUATION, embeddings, references, model_digest(MODELS))
-    write_classifier(EVALUATION / "classifier.json", classifier)
+    write_references(EVALUATION, embeddings, references)
+    write_classifier(EVALUATION, classifier)
+    write_checksums(EVALUATION, [*REFERENCE_FILES, CLASSIFIER_JSON], MODELS)
     write_csv(EVALUATION / "test.csv", answer_table(test, answers, references))
     # With the answers and not with the plots, which are in git: it shows photographs that have a licence of their own.
     write_misses(EVALUATION / "misses.png", answers, test, shards, references)

@@ -20,8 +20,8 @@ from isic_siamese.model_files import write_model
 from isic_siamese.pairs import read_pairs
 from isic_siamese.params import Params
 from isic_siamese.shards import read_shards
-from isic_siamese.shards_params import Fit, ShardsParams
-from isic_siamese.splits import read_splits, rows_of
+from isic_siamese.shards_params import ShardsParams
+from isic_siamese.splits import read_splits, rows_of, seen_images
 from isic_siamese.trainer import Trainer
 from isic_siamese.training import Trained, train
 from isic_siamese.training_data import TrainingData, TrainParams
@@ -35,24 +35,27 @@ def main() -> None:
     """Run the stage, in one process or as one of several that torchrun started, of which the first writes."""
     with ranks.joined():
         params = Params()
-        data = read_data()
+        data, seen = read_data()
         val_pairs = read_pairs(Path("data/pairs/val.csv"), data.val_rows)  # before hours of training
         section, recipe = params.section("train", TrainParams), params.section("augment", AugmentParams)
         trainer = Trainer(data, section, recipe, params.common.margin, params.common.seed)
         trained = train(trainer, CHECKPOINTS, write_curve)
         if ranks.rank() == 0:
             margin = params.common.margin if section.loss == "contrastive" else None
-            write_results(trained, data, val_pairs, params.section("shards", ShardsParams).fit, margin)
+            fit = params.section("shards", ShardsParams).fit
+            write_model(Path("data/models"), trained.encoder, fit, margin, seen)
+            write_results(trained, data, val_pairs, margin)
             forget_runs(CHECKPOINTS)
 
 
-def read_data() -> TrainingData:
-    """Read what training reads."""
+def read_data() -> tuple[TrainingData, str]:
+    """Read what training reads, and the checksum of the images seen."""
     folder = Path("data/shards/train")
     (index, shards), splits = read_shards(folder), read_splits(Path("data/splits.csv"))
     train_rows, val_rows = (rows_of(index, splits, split) for split in ("train", "val"))
     pairs = read_pairs(Path("data/pairs/train.csv"), train_rows)
-    return TrainingData(shards, index["target"].to_numpy() == 1, train_rows, val_rows, pairs)
+    data = TrainingData(shards, index["target"].to_numpy() == 1, train_rows, val_rows, pairs)
+    return data, seen_images(index, splits)
 
 
 def write_curve(history: pd.DataFrame) -> None:
@@ -61,9 +64,8 @@ def write_curve(history: pd.DataFrame) -> None:
         write_csv(CURVE, history)
 
 
-def write_results(trained: Trained, data: TrainingData, pairs: pd.DataFrame, fit: Fit, margin: float | None) -> None:
-    """Write the model, its figures, and how far apart the pairs of the validation split were."""
-    write_model(Path("data/models"), trained.encoder, fit, margin)
+def write_results(trained: Trained, data: TrainingData, pairs: pd.DataFrame, margin: float | None) -> None:
+    """Write the figures, and how far apart the pairs of the validation split were."""
     write_json(Path("metrics/train.json"), trained.summary())
     write_curve(trained.history)  # again, for a run that was killed after its last epoch and has none to come
     titles = {"Validation pairs, epoch 1": trained.first}

@@ -11,6 +11,7 @@ from isic_siamese.encoder import build_encoder
 from isic_siamese.files import replacing, write_csv
 from isic_siamese.model_files import write_model
 from isic_siamese.pairs import PairsParams, draw_pairs
+from isic_siamese.splits import seen_images
 from stages import evaluate, predict
 
 N, N_TEST, PX = 90, 7, 32
@@ -60,11 +61,13 @@ def make_project(folder: Path) -> None:
         with replacing(shards / part / "shard-00000.npy") as temporary:
             np.save(temporary, draw_images(rng, labels))
     split = np.repeat(["train", "val", "test"], 10)
-    write_csv(folder / "data/splits.csv", pd.DataFrame({"patient_id": index["patient_id"].unique(), "split": split}))
+    splits = pd.DataFrame({"patient_id": index["patient_id"].unique(), "split": split})
+    write_csv(folder / "data/splits.csv", splits)
     params = PairsParams(views_per_block=16, pairs_per_block=16)
     write_csv(folder / "data/pairs/test.csv", draw_pairs(numbers[60:], malignant[60:], params, rng, oversample=False))
     torch.manual_seed(0)
-    write_model(folder / "data/models", build_encoder("test_efficientnet", "none", 3, 8, PX), "crop")
+    encoder = build_encoder("test_efficientnet", "none", 3, 8, PX)
+    write_model(folder / "data/models", encoder, "crop", seen=seen_images(index, splits))
     (folder / "params.yaml").write_text(PARAMS)
 
 

@@ -13,8 +13,10 @@ from sklearn.metrics import roc_auc_score
 from isic_siamese.classifier import platt_calibration, read_classifier
 from isic_siamese.errors import DataError
 from isic_siamese.files import write_csv
-from isic_siamese.model_files import model_digest
+from isic_siamese.pairs import PairsParams, draw_pairs
+from isic_siamese.predictor import read_predictor
 from isic_siamese.references import read_references
+from isic_siamese.splits import rows_of
 from isic_siamese.votes import vote_scores
 from stages import evaluate, predict
 from tests.answered_project import N_TEST, N, make_project
@@ -33,7 +35,7 @@ def test_the_rows_of_the_test_split_reproduce_the_reported_area() -> None:
 
 @pytest.mark.usefixtures("here")
 def test_references_are_the_training_and_the_validation_split() -> None:
-    references = read_references(Path("data/evaluation"), model_digest(Path("data/models")))
+    references = read_references(Path("data/evaluation"))
     assert references.table["row"].tolist() == list(range(60))
     assert references.embeddings.shape == (60, 8)
     assert np.load("data/evaluation/embeddings.npy").shape == (N, 8)
@@ -46,7 +48,7 @@ def test_the_calibration_is_of_validation_images_that_training_images_alone_answ
     embeddings, malignant = np.load("data/evaluation/embeddings.npy"), pd.read_csv("data/shards/train/index.csv").target
     labels = malignant.to_numpy() == 1
     scores = vote_scores(embeddings[30:60], embeddings[:30], labels[:30], temperature=0.1, penalty=0.3)
-    classifier = read_classifier(Path("data/evaluation/classifier.json"))
+    classifier = read_classifier(Path("data/evaluation"))
     assert (classifier.slope, classifier.intercept) == pytest.approx(platt_calibration(scores, labels[30:60]))
     assert classifier.threshold == pytest.approx(labels[30:60].mean())
 
@@ -85,16 +87,15 @@ def test_a_release_without_test_images_gets_an_empty_submission(
 
 def test_missing_references_say_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"references\.csv: no such file; run 'dvc repro evaluate'"):
-        read_references(tmp_path, "")
+        read_references(tmp_path)
 
 
 @pytest.mark.usefixtures("here")
 def test_references_that_do_not_fit_their_embeddings_are_refused(tmp_path: Path) -> None:
     (tmp_path / "references.csv").write_bytes(Path("data/evaluation/references.csv").read_bytes())
     np.save(tmp_path / "embeddings.npy", np.zeros((3, 8), np.float32))
-    (tmp_path / "model.json").write_text('{"sha256": ""}')
     with pytest.raises(DataError, match="no references of this project"):
-        read_references(tmp_path, "")
+        read_references(tmp_path)
 
 
 @pytest.mark.usefixtures("here")
@@ -113,7 +114,43 @@ def test_files_of_references_that_do_not_belong_together_are_refused(
     shutil.copytree("data/evaluation", tmp_path, dirs_exist_ok=True)
     (tmp_path / name).write_bytes(change((tmp_path / name).read_bytes()))
     with pytest.raises(DataError, match=r"no references of this project: .*; run 'dvc repro -f evaluate'"):
-        read_references(tmp_path, model_digest(Path("data/models")))
+        read_references(tmp_path)
+
+
+@pytest.mark.parametrize("moved", [("IP_0000029", "train"), ("IP_0000000", "val")])
+def test_a_model_of_other_splits_is_not_tested(
+    moved: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    splits = pd.read_csv("data/splits.csv")
+    splits.loc[splits["patient_id"] == moved[0], "split"] = moved[1]
+    write_csv(Path("data/splits.csv"), splits)
+    params = PairsParams(views_per_block=16, pairs_per_block=16)
+    index = pd.read_csv("data/shards/train/index.csv")
+    rows = rows_of(index, splits, "test")
+    pairs = draw_pairs(rows, index["target"].to_numpy()[rows] == 1, params, np.random.default_rng(0), oversample=False)
+    write_csv(Path("data/pairs/test.csv"), pairs)
+    with pytest.raises(DataError, match=r"data/models: trained .* other images than train and val of .*; run 'dvc rep"):
+        evaluate.main()
+    assert not Path("data/evaluation").exists() and not Path("metrics").exists()
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("name", ["embeddings.npy", "references.csv", "votes.npy", "votes.json", "classifier.json"])
+def test_answering_files_of_two_runs_are_never_mixed(name: str, tmp_path: Path) -> None:
+    """Each is changed so that it could still be read."""
+    for part in ("models", "evaluation"):
+        shutil.copytree(f"data/{part}", tmp_path / part)
+    path = tmp_path / "evaluation" / name
+    if path.suffix == ".npy":
+        np.save(path, np.load(path) * np.float32(1.01))
+    else:
+        path.write_text(
+            path.read_text().replace("ISIC_0000001", "ISIC_0000008").replace(": 0.1", ": 0.2").replace("3,", "4,")
+        )
+    with pytest.raises(DataError, match=rf"{name}: not what was written with the rest; run 'dvc repro -f evaluate'"):
+        read_predictor(tmp_path)
 
 
 def test_a_leak_fails_the_run_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

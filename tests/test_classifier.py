@@ -86,8 +86,8 @@ def test_a_classifier_reads_back_as_it_was_written(tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     malignant = rng.random(50) < 0.3
     fitted = fit_classifier(rng.normal(size=50), malignant, rng.random(50), 5, 8)
-    write_classifier(tmp_path / "classifier.json", fitted)
-    assert read_classifier(tmp_path / "classifier.json") == fitted
+    write_classifier(tmp_path, fitted)
+    assert read_classifier(tmp_path) == fitted
 
 
 def test_one_validation_image_in_a_hundred_is_unfamiliar() -> None:
@@ -128,9 +128,9 @@ def test_a_file_that_is_no_classifier_is_named(text: str, tmp_path: Path) -> Non
     path = tmp_path / "classifier.json"
     path.write_text(text)
     with pytest.raises(DataError, match=r"classifier\.json: not a classifier"):
-        read_classifier(path)
+        read_classifier(tmp_path)
 
 
 def test_a_missing_classifier_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="run 'dvc repro evaluate'"):
-        read_classifier(tmp_path / "classifier.json")
+        read_classifier(tmp_path)

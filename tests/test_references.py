@@ -67,8 +67,8 @@ def test_references_vote_for_their_own_class() -> None:
 
 def test_references_read_back_as_they_were_written(tmp_path: Path) -> None:
     embeddings, references = picked()
-    write_references(tmp_path, embeddings, references, "a1")
-    again = read_references(tmp_path, "a1")
+    write_references(tmp_path, embeddings, references)
+    again = read_references(tmp_path)
     pd.testing.assert_frame_equal(again.table, references.table)
     np.testing.assert_array_equal(again.embeddings, references.embeddings)
     np.testing.assert_array_equal(again.scores(embeddings), references.scores(embeddings))
@@ -79,7 +79,7 @@ def test_files_of_references_that_do_not_belong_together_are_refused(
     tmp_path: Path, change: Callable[[pd.DataFrame], pd.DataFrame]
 ) -> None:
     embeddings, references = picked()
-    write_references(tmp_path, embeddings, references, "a1")
+    write_references(tmp_path, embeddings, references)
     write_csv(tmp_path / "references.csv", change(references.table))
     with pytest.raises(DataError, match="its files do not belong together"):
-        read_references(tmp_path, "a1")
+        read_references(tmp_path)

@@ -18,6 +18,7 @@ from isic_siamese.votes import SILENT
 
 log = logging.getLogger(__name__)
 
+CLASSIFIER_JSON = "classifier.json"
 FAMILIAR = 0.99  # share of the validation images that are not called unfamiliar
 
 
@@ -112,16 +113,17 @@ def fit_classifier(
     return Classifier(slope, intercept, float(malignant.mean()), familiar, neighbours, orientations)
 
 
-def write_classifier(path: Path, classifier: Classifier) -> None:
-    """Write the numbers as JSON, in full: six digits would move images that lie at the threshold."""
-    write_json(path, asdict(classifier), rounded=False)
+def write_classifier(folder: Path, classifier: Classifier) -> None:
+    """Write `classifier.json`, its numbers in full: six digits would move images that lie at the threshold."""
+    write_json(folder / CLASSIFIER_JSON, asdict(classifier), rounded=False)
 
 
-def read_classifier(path: Path) -> Classifier:
+def read_classifier(folder: Path) -> Classifier:
     """Read what `write_classifier` wrote.
 
     Raises:
         DataError: the file is absent or is something else.
     """
+    path = folder / CLASSIFIER_JSON
     with explaining(path, "not a classifier of this project", "evaluate"):
         return read_json(path, Classifier)

@@ -1,6 +1,5 @@
 """The files of a trained model: its weights, and what it takes to build the network again."""
 
-import hashlib
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from isic_siamese.batch_norm import fold_as_in
+from isic_siamese.checksums import checksum
 from isic_siamese.devices import pick_device
 from isic_siamese.encoder import SiameseEncoder
 from isic_siamese.errors import explaining
@@ -32,6 +32,8 @@ class ModelFacts:
         mean: by which pixels in [0, 1] are normalised, red, green and blue.
         std: likewise.
         margin: of the contrastive loss that it was trained with, if it was.
+        seen: SHA-256 of the images that it was trained and chosen on (`splits.seen_images`).
+        sha256: of `model.safetensors`.
     """
 
     encoder: str
@@ -42,9 +44,11 @@ class ModelFacts:
     mean: list[float]
     std: list[float]
     margin: float | None
+    seen: str
+    sha256: str
 
 
-def write_model(folder: Path, encoder: SiameseEncoder, fit: Fit, margin: float | None = None) -> None:
+def write_model(folder: Path, encoder: SiameseEncoder, fit: Fit, margin: float | None = None, seen: str = "") -> None:
     """Write `model.safetensors`, and `model.json` with its `ModelFacts`, into `folder`.
 
     Batch normalisation is folded into the convolutions, because a model that is written learns no more.
@@ -64,19 +68,10 @@ def write_model(folder: Path, encoder: SiameseEncoder, fit: Fit, margin: float |
         mean=list(encoder.mean),
         std=list(encoder.std),
         margin=margin,
+        seen=seen,
+        sha256=checksum(folder / "model.safetensors"),
     )
     write_json(folder / "model.json", asdict(facts))
-
-
-def model_digest(folder: Path) -> str:
-    """Return the SHA-256 of both files in `folder`, by which what was made with a model knows it again.
-
-    Raises:
-        DataError: there are none.
-    """
-    with explaining(folder, *BROKEN):
-        files = (folder / "model.json", folder / "model.safetensors")
-        return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
 def read_model(folder: Path) -> tuple[SiameseEncoder, ModelFacts]:
@@ -87,6 +82,8 @@ def read_model(folder: Path) -> tuple[SiameseEncoder, ModelFacts]:
     """
     with explaining(folder, *BROKEN):
         facts = read_json(folder / "model.json", ModelFacts)
+        if checksum(folder / "model.safetensors") != facts.sha256:
+            raise ValueError("model.safetensors is not the file that model.json describes")
         encoder = SiameseEncoder(facts.encoder, facts.stages, facts.embedding_dim, facts.image_px)
         state = load_file(folder / "model.safetensors")
         fold_as_in(encoder, state)

@@ -10,11 +10,12 @@ import pandas as pd
 from tqdm import tqdm
 
 from isic_siamese.arrays import Embeddings, Floats
+from isic_siamese.checksums import check_checksums
 from isic_siamese.classifier import Classifier, read_classifier
 from isic_siamese.embedding import embed
 from isic_siamese.encoder import SiameseEncoder
 from isic_siamese.images import decode_image
-from isic_siamese.model_files import model_digest, read_model
+from isic_siamese.model_files import read_model
 from isic_siamese.references import References, read_references
 from isic_siamese.shards_params import Fit
 
@@ -108,9 +109,5 @@ def read_predictor(data: Path | str = DATA) -> Predictor:
     """
     models, evaluation = Path(data) / MODELS, Path(data) / EVALUATION
     encoder, facts = read_model(models)
-    return Predictor(
-        encoder,
-        facts.fit,
-        read_references(evaluation, model_digest(models)),
-        read_classifier(evaluation / "classifier.json"),
-    )
+    check_checksums(evaluation, models, "evaluate")
+    return Predictor(encoder, facts.fit, read_references(evaluation), read_classifier(evaluation))

@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 
 from isic_siamese.arrays import Bools, Embeddings, Floats, Ints
-from isic_siamese.errors import DataError, explaining
-from isic_siamese.files import read_json, write_csv, write_json, write_npy
-from isic_siamese.votes import Votes, fit_votes, in_chunks, read_votes, write_votes
+from isic_siamese.errors import explaining
+from isic_siamese.files import write_csv, write_npy
+from isic_siamese.votes import VOTES_JSON, VOTES_NPY, Votes, fit_votes, in_chunks, read_votes, write_votes
 
 EMBEDDINGS_NPY = "embeddings.npy"
 REFERENCES_CSV = "references.csv"
-MODEL_JSON = "model.json"
+REFERENCE_FILES = (EMBEDDINGS_NPY, REFERENCES_CSV, VOTES_NPY, VOTES_JSON)
 COLUMNS = ["row", "image_name", "diagnosis", "target"]
 WORDS = np.array(["benign", "melanoma"])  # for the target 0 and 1
 
@@ -79,31 +79,24 @@ def pick_references(
     return References(embeddings[rows], table, votes)
 
 
-def write_references(folder: Path, embeddings: Embeddings, references: References, model: str) -> None:
-    """Write the embeddings `(N, D)` of all images of the release, which of them are references, and how they vote.
-
-    `model` is the digest of the model that made them (`model_digest`): the embeddings of another one are no neighbours.
-    """
+def write_references(folder: Path, embeddings: Embeddings, references: References) -> None:
+    """Write the embeddings `(N, D)` of all images of the release, which of them are references, and how they vote."""
     write_npy(folder / EMBEDDINGS_NPY, embeddings)
     write_csv(folder / REFERENCES_CSV, references.table)
     write_votes(folder, references.votes)
-    write_json(folder / MODEL_JSON, {"sha256": model})
 
 
-def read_references(folder: Path, model: str) -> References:
+def read_references(folder: Path) -> References:
     """Read what `write_references` wrote.
 
     Raises:
-        DataError: a file is absent, or they do not belong together, or were made with another model than `model`.
+        DataError: a file is absent, or they do not belong together.
     """
     with explaining(folder, "no references of this project", "evaluate"):
         table = pd.read_csv(folder / REFERENCES_CSV, dtype=str, keep_default_na=False)[COLUMNS]
         table = table.astype({"row": "int64", "target": "int64"})
-        made_with = read_json(folder / MODEL_JSON, dict[str, str])["sha256"]
         embeddings = np.load(folder / EMBEDDINGS_NPY, mmap_mode="r")
         references = References(np.asarray(embeddings[table["row"].to_numpy()], np.float32), table, read_votes(folder))
         if not table["target"].isin([0, 1]).all() or references.votes.weights.shape != (len(table),):
             raise ValueError("its files do not belong together")
-    if made_with != model:
-        raise DataError(f"{folder}: made with another model than the one at hand; run 'dvc repro evaluate'")
     return references

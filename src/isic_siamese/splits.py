@@ -1,5 +1,6 @@
 """Divide patients into train, validation and test, so that no patient and no picture is in two splits."""
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -148,6 +149,15 @@ def rows_of(index: pd.DataFrame, splits: pd.DataFrame, *names: str) -> Ints:
         patient = index.loc[of_image.isna(), "patient_id"].iloc[0]
         raise DataError(f"splits: patient {patient} of the index has none; run 'dvc repro -f split'")
     return index.loc[of_image.isin(names), "row"].to_numpy(np.int64, copy=True)
+
+
+def seen_images(index: pd.DataFrame, splits: pd.DataFrame) -> str:
+    """Return the SHA-256 of the names of the images in the training split, and of those in the validation split.
+
+    A model carries it, so that none is tested on images that it may have learned from.
+    """
+    names = ["\n".join(index["image_name"].iloc[rows_of(index, splits, name)]) for name in ("train", "val")]
+    return hashlib.sha256("\n\n".join(names).encode()).hexdigest()
 
 
 def count_splits(index: pd.DataFrame, splits: pd.DataFrame) -> dict[str, dict[str, int | float]]:
