@@ -22,8 +22,8 @@ def content(name: str) -> bytes:
     return name.encode() * 100
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+def contents(folder: Path, pattern: str = "*") -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob(pattern) if path.is_file()}
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]], line_end: str = "\n") -> None:

@@ -12,7 +12,7 @@ from isic_siamese import release
 from isic_siamese.errors import DataError
 from isic_siamese.raw import find_release, link_or_copy, link_release, only_copies
 from isic_siamese.verification import verify_release
-from tests.release_folder import TRUTH, contents, write_release, write_truth_v1
+from tests.release_folder import TRUTH, contents, write_release, write_truth_v1, write_zip
 
 
 @pytest.fixture
@@ -96,20 +96,51 @@ def test_what_cannot_be_deleted_is_not_passed_over(folder: Path, raw: Path) -> N
         link(folder, raw)
 
 
-def test_zips_that_a_user_put_into_raw_are_moved_and_not_deleted(folder: Path, raw: Path) -> None:
-    own = contents(write_release(raw))
+def test_what_a_user_put_into_raw_is_moved_and_not_deleted(folder: Path, raw: Path) -> None:
+    write_release(raw)
+    with (raw / release.TRUTH_CSV).open("a") as table:
+        table.write("ISIC_0000009,IP_0000009,,,,,unknown,benign,0\n")  # so that no file of it is one of the release
+    with (raw / release.DUPLICATES_CSV).open("a") as table:
+        table.write("ISIC_0000002,ISIC_0000009\n")
+    (raw / release.TEST_CSV).write_bytes(release.EMPTY[release.TEST_CSV])  # no content to keep
+    for name in (release.TRAIN_ZIP, release.TEST_ZIP):
+        write_zip(raw / name, "mine/", ["ISIC_0000009"])
+    (raw / "labels.csv").write_text("ISIC_0000001,naevus\n")
+    (raw / "notes").mkdir()
+    (raw / "notes/day.txt").write_text("looked at 40")
+    (raw / ".DS_Store").write_bytes(b"of macOS")
+    (raw / "elsewhere").symlink_to(folder)
+    own = contents(raw, "**/*")
     link(folder, raw)
     assert contents(raw) == contents(folder)
-    found = {path.name: path.read_bytes() for path in raw.parent.glob("releases/found-*/*")}
-    assert found == {name: own[name] for name in (release.TRAIN_ZIP, release.TEST_ZIP)}
+    kept = contents(raw.parent, "releases/found-*/**/*")
+    assert kept == {name: own[name] for name in own if name not in (release.TEST_CSV, ".DS_Store")}
+
+
+def test_a_file_in_the_place_of_raw_is_refused_and_stays(folder: Path, raw: Path) -> None:
+    raw.parent.mkdir()
+    raw.write_text("mine")
+    with pytest.raises(DataError, match=r"data/raw: a file, wanted a folder or nothing; move it out of there"):
+        link(folder, raw)
+    assert raw.read_text() == "mine"
+
+
+def test_a_ground_truth_that_was_converted_is_no_file_of_the_user(folder: Path, raw: Path) -> None:
+    write_truth_v1(folder)
+    for _ in range(2):
+        link(folder, raw)
+    assert not list(raw.parent.glob("releases/found-*"))
 
 
 def test_raw_itself_may_be_the_release(folder: Path, raw: Path) -> None:
-    own = contents(write_release(raw))
+    for path in write_release(raw).glob("*.zip"):
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("notes.txt", "so that it is not the one of the other release")
+    own = contents(raw)
     link(raw, raw)
     assert contents(raw) == own and not list(raw.parent.glob("releases/found-*"))
     link(folder, raw)
-    assert len(list(raw.parent.glob("releases/found-*/*.zip"))) == 2, "the only copy, though verified"
+    assert contents(raw.parent, "releases/found-*/*").keys() == {release.TRAIN_ZIP, release.TEST_ZIP}, "the only copies"
 
 
 def test_a_release_inside_raw_is_refused_and_stays(raw: Path) -> None:
@@ -182,5 +213,9 @@ def test_a_relative_release_starts_from_the_current_folder(
         f"params.yaml: release: 'none' names no folder ({tmp_path}/none is none); "
         "wanted demo, isic2020 or a folder that holds a release"
     )
+    Path("a").symlink_to("b")
+    Path("b").symlink_to("a")
+    with pytest.raises(DataError, match=r"release: 'a' names no folder"):
+        find_release("a")
     with pytest.raises(DataError, match=r"release: '~nobody-of-that-name/x' names no folder"):
         find_release("~nobody-of-that-name/x")

@@ -1,5 +1,6 @@
 """The folder `data/raw`: links to the five files of the release that is in use."""
 
+import filecmp
 import logging
 import os
 import shutil
@@ -21,7 +22,7 @@ def find_release(named: str) -> Path:
     Raises:
         DataError: there is no such folder.
     """
-    folder = expand_home(named).resolve()
+    folder = Path(os.path.realpath(expand_home(named)))  # that of pathlib fails where links lead in a circle
     if not folder.is_dir():
         raise DataError(
             f"params.yaml: release: {named!r} names no folder ({folder} is none); "
@@ -36,13 +37,22 @@ def expand_home(named: str) -> Path:
 
 
 def only_copies(raw: Path, record: Path) -> list[Path]:
-    """Return the zips in `raw` that are no link, nor a copy of one that `record` knows and that is in its place.
+    """Return what in `raw` may be nowhere else: files that are no link, nor a copy of one that `record` knows.
 
     To be asked before a release is drawn or fetched anew: a link to a file that is replaced becomes the only one.
+
+    Raises:
+        DataError: `raw` is a file.
     """
-    zips = [path for path in (raw / release.TRAIN_ZIP, raw / release.TEST_ZIP) if path.is_file()]
-    zips = [path for path in zips if path.stat().st_size > len(release.EMPTY[release.TEST_ZIP])]
-    return [path for path in zips if path.stat().st_nlink == 1 and not has_verified_twin(path, record)]
+    if raw.is_file():
+        raise DataError(f"{raw}: a file, wanted a folder or nothing; move it out of there")
+    visible = [path for path in raw.glob("*") if path.name[0] != "." and not path.is_symlink()]
+    return sorted(path for path in visible if not path.is_file() or _may_be_the_only_one(path, record))
+
+
+def _may_be_the_only_one(path: Path, record: Path) -> bool:
+    facts, n_bytes_of_nothing = path.stat(), len(release.EMPTY.get(path.name, b""))
+    return facts.st_size > n_bytes_of_nothing and facts.st_nlink == 1 and not has_verified_twin(path, record)
 
 
 def link_release(folder: Path, raw: Path, store: Path, only: Sequence[Path] = ()) -> None:
@@ -50,7 +60,7 @@ def link_release(folder: Path, raw: Path, store: Path, only: Sequence[Path] = ()
 
     What the release leaves out is there without content.
     The whole folder changes at once, so no moment finds two releases mixed. What `raw` held before goes, being links;
-    but the `only` copies of a zip are moved into a new folder of `store`. Where `raw` is a symlink, it stays one.
+    but the `only` copies are moved into a new folder of `store`. Where `raw` is a symlink, it stays one.
 
     Raises:
         DataError: `folder` is inside `raw`, or a file cannot be linked or copied, for want of space say.
@@ -66,9 +76,7 @@ def link_release(folder: Path, raw: Path, store: Path, only: Sequence[Path] = ()
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)  # or a full disk would stay full
         raise
-    for path in only:
-        if path.stat().st_nlink == 1:  # else `folder` is `raw` itself, and `new` holds it now
-            _set_aside(path, store)
+    _set_aside([path for path in only if not _holds(new / path.name, path)], store)
     _delete(old)
     if raw.exists():
         raw.rename(old)
@@ -112,8 +120,14 @@ def link_or_copy(source: Path, target: Path) -> None:
             raise DataError(f"{target}: cannot copy {source}: {error.strerror}; mend that and run again") from None
 
 
-def _set_aside(path: Path, store: Path) -> None:
-    aside = store / f"found-{path.stat().st_mtime_ns}" / path.name
-    aside.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(path, aside)
-    log.warning("%s may be the only copy, so it is kept: moved to %s", path, aside)
+def _holds(new: Path, old: Path) -> bool:
+    return new.is_file() and old.is_file() and (new.samefile(old) or filecmp.cmp(new, old, shallow=False))
+
+
+def _set_aside(paths: Sequence[Path], store: Path) -> None:
+    if paths:
+        aside = store / f"found-{max(path.stat().st_mtime_ns for path in paths)}"
+        aside.mkdir(parents=True, exist_ok=True)
+        for path in paths:
+            shutil.move(path, aside / path.name)
+        log.warning("what may be the only copy is kept: moved %s to %s", release.some([p.name for p in paths]), aside)

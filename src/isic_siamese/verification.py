@@ -105,13 +105,14 @@ def verify_release(folder: Path, record: Path, official: bool = False) -> dict[s
 
 
 def has_verified_twin(path: Path, record: Path) -> bool:
-    """Whether `record` knows the file that `path` was copied from, and that one is still in its place."""
-    facts = _facts(path)
-    twins = [Path(key) for key, entry in _read_record(record).items() if facts == (entry.n_bytes, entry.mtime_ns)]
-    return any(
-        twin.name == path.name and twin.is_file() and _facts(twin) == facts and not twin.samefile(path)
-        for twin in twins
-    )
+    """Whether the file that `path` was copied from is still in its place, in a release that `record` knows.
+
+    A zip must be the one that was verified there; of the tables nothing is recorded.
+    """
+    facts, entries = _facts(path), _read_record(record)
+    zips = [Path(key) for key, entry in entries.items() if facts == (entry.n_bytes, entry.mtime_ns)]
+    twins = {zip_.parent / path.name for zip_ in (zips if path.suffix == ".zip" else map(Path, entries))}
+    return any(twin.is_file() and _facts(twin) == facts and not twin.samefile(path) for twin in twins)
 
 
 def _require_files(folder: Path, absent: list[str], replaceable: list[str]) -> None:
