@@ -147,9 +147,11 @@ def test_an_unknown_orientation_is_taken_as_upright(orientation: int) -> None:
     np.testing.assert_array_equal(decode_image(encode(image, exif=exif), 64), decode_image(encode(image), 64))
 
 
+@pytest.mark.parametrize("kind", ["SHORT", "LONG"])
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_the_orientation_is_read_in_either_byte_order_after_other_segments_and_tags(order: str) -> None:
-    tags = [(0x010E, 2, 4, b"abc\0"), (ORIENTATION, 3, 1, struct.pack(f"{order}HH", 6, 0))]
+def test_the_orientation_is_read_in_either_byte_order_after_other_segments_and_tags(order: str, kind: str) -> None:
+    value = (3, 1, struct.pack(f"{order}HH", 6, 0)) if kind == "SHORT" else (4, 1, struct.pack(f"{order}I", 6))
+    tags = [(0x010E, 2, 4, b"abc\0"), (ORIENTATION, *value)]
     tiff = {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HIH", 42, 8, len(tags))
     tiff += b"".join(struct.pack(f"{order}HHI", *tag[:3]) + tag[3] for tag in tags) + bytes(4)
     image = draw(300, 200)

@@ -31,7 +31,7 @@ GREY = 128  # of the bars of `pad`: next to nothing to a network whose inputs ar
 DAMAGE = ("Premature end", "Corrupt JPEG data")  # how the fast decoder begins to speak of it
 END_OF_IMAGE = b"\xff\xd9"
 APP1, START_OF_SCAN = 0xE1, 0xDA  # markers: of the segment that may hold EXIF data, and of the pixels
-ORIENTATION, SHORT = 0x0112, 3  # the EXIF tag and its type
+ORIENTATION, SHORT, LONG = 0x0112, 3, 4  # the EXIF tag, its type, and one that some programs write instead
 TURNS = {  # its value: how to hold the stored image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -211,9 +211,9 @@ def _find_orientation(tiff: bytes) -> int:
         (start,) = struct.unpack_from(f"{order}I", tiff, 4)
         (n_entries,) = struct.unpack_from(f"{order}H", tiff, start)
         for entry in range(start + 2, start + 2 + 12 * n_entries, 12):
-            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", tiff, entry)
-            if tag == ORIENTATION and kind == SHORT:
-                return int(value)
+            tag, kind = struct.unpack_from(f"{order}HH", tiff, entry)
+            if tag == ORIENTATION and kind in (SHORT, LONG):
+                return int(struct.unpack_from(f"{order}{'H' if kind == SHORT else 'I'}", tiff, entry + 8)[0])
     except struct.error:
         pass  # it ends too early
     return 1
