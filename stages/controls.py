@@ -10,6 +10,7 @@ import numpy as np
 
 from isic_siamese.bootstrap import draw_resamples
 from isic_siamese.controls import ControlData, control_figures, control_scores
+from isic_siamese.devices import be_deterministic, pick_device
 from isic_siamese.errors import run_command
 from isic_siamese.evaluation import EvaluateParams
 from isic_siamese.files import write_json
@@ -24,6 +25,7 @@ METRICS = Path("metrics/controls.json")
 
 def main() -> None:
     """Write the ROC AUC of each control."""
+    be_deterministic(pick_device())
     params = Params()
     section, seed = params.section("evaluate", EvaluateParams), params.common.seed
     (index, shards), splits = read_shards(SHARDS), read_splits(SPLITS_CSV)

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from isic_siamese.devices import be_deterministic, pick_device
 from isic_siamese.embedding import embed, embed_rows
 from isic_siamese.errors import run_command
 from isic_siamese.files import write_csv, write_json
 from isic_siamese.predictor import read_predictor
-from isic_siamese.shards import Shards, read_index
+from isic_siamese.shards import read_index, read_shards
 
 SHARDS = Path("data/shards/test")
 SUBMISSION = Path("data/predictions/submission.csv")
@@ -21,11 +22,12 @@ METRICS = Path("metrics/predict.json")
 
 def main() -> None:
     """Write the probability of melanoma for each test image."""
+    be_deterministic(pick_device())
     predictor, index = read_predictor(), read_index(SHARDS)
     encoder, classifier = predictor.encoder, predictor.classifier
     if len(index):
-        rows = index["row"].to_numpy()
-        embeddings = embed_rows(encoder, Shards(SHARDS), rows, classifier.orientations, "embed each way up")
+        index, shards = read_shards(SHARDS)
+        embeddings = embed_rows(encoder, shards, index["row"].to_numpy(), classifier.orientations, "embed each way up")
     else:  # a release may come without test images, and then there are no shards
         embeddings = embed(encoder, [])
     probabilities = predictor.probabilities(embeddings)

@@ -6,6 +6,7 @@ import torch
 
 from isic_siamese.embedding import embed, embed_rows, pool_rows
 from isic_siamese.encoder import SiameseEncoder, build_encoder
+from isic_siamese.errors import DataError
 from isic_siamese.shards import Shards
 from tests.test_encoder import photographs
 
@@ -28,6 +29,13 @@ def test_eight_orientations_give_the_same_embedding_however_the_image_is_held() 
     np.testing.assert_allclose(embed(encoder, [np.rot90(images, 1, (1, 2)).copy()], 8), upright, atol=1e-5)
     np.testing.assert_allclose(embed(encoder, [images[:, ::-1].copy()], 8), upright, atol=1e-5)
     assert np.abs(embed(encoder, [np.rot90(images, 1, (1, 2)).copy()]) - embed(encoder, [images])).max() > 1e-3
+
+
+def test_shards_of_another_size_than_the_encoder_takes_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "shard-00000.npy", photographs(5, 16))
+    encoder = build_encoder("test_efficientnet", "none", 3, 8, 32)
+    with pytest.raises(DataError, match=rf"{tmp_path}: images of 16 px, the model takes 32; run 'dvc repro'"):
+        embed_rows(encoder, Shards(tmp_path), np.arange(5))
 
 
 @pytest.mark.parametrize("batch_size", [3, 1000])  # fewer than the orientations of one image, and more than all

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
 from isic_siamese.errors import DataError, run_command
 
@@ -40,6 +41,10 @@ demo: {seed: 1, patients: 12, images: 400, melanomas: 6, duplicates: 1, test_ima
             "error: pairs: File exists; mend that and run this again\n",
         ),
         (
+            OSError(errno.ELOOP, "Too many levels of symbolic links", "a.jpg"),
+            "error: a.jpg: Too many levels of symbolic links; mend that and run this again\n",
+        ),
+        (
             OSError(errno.ENOTEMPTY, "Directory not empty", "raw"),
             "error: raw: Directory not empty; mend that and run this again\n",
         ),
@@ -59,6 +64,18 @@ def test_what_a_user_can_mend_is_one_message_and_exit_status_1(
     with pytest.raises(SystemExit) as stop:
         run_command(fail)
     assert stop.value.code == 1 and capsys.readouterr().err == message
+
+
+def test_a_message_begins_below_an_open_progress_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        for number in tqdm(range(9), "check"):
+            if number == 3:
+                raise DataError("a.csv: no rows")
+
+    with pytest.raises(SystemExit):
+        run_command(fail)
+    bar, message, rest = capsys.readouterr().err.rpartition("\r")[2].split("\n")
+    assert bar.startswith("check") and message == "error: a.csv: no rows" and rest == ""
 
 
 def test_what_no_user_can_mend_keeps_its_traceback() -> None:

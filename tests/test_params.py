@@ -101,6 +101,11 @@ def test_keys_that_do_not_go_together_are_named_without_the_whole_section(
     assert str(error.value).endswith(f"params.yaml: {message}")
 
 
+def test_a_date_that_does_not_exist_is_no_yaml(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=r"params\.yaml: not YAML: month must be in 1\.\.12"):
+        Params(edited(tmp_path, "release: demo", "release: 2024-31-12"))
+
+
 def test_random_weights_are_frozen_in_no_group_and_the_warm_up_may_last_to_the_end(tmp_path: Path) -> None:
     fields = Params(edited(tmp_path, "  warmup_epochs: 1.0", "  warmup_epochs: 20.0")).section("train", TrainParams)
     TrainParams.model_validate(fields.model_dump() | {"weights": "none", "frozen_groups": 0})

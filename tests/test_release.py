@@ -81,6 +81,8 @@ def change(row: int, column: int, value: str) -> Callable[[list[list[str]]], Non
         (release.TRUTH_CSV, change(1, 0, ""), "image_name is not a plain name (letters, digits and _): ''"),
         (release.TRUTH_CSV, change(2, 0, "ISIC_0000001"), "image_name occurs more than once: ISIC_0000001"),
         (release.TRUTH_CSV, change(1, 1, ""), "patient_id is not a plain name (letters, digits and _): ''"),
+        (release.TRUTH_CSV, change(1, 6, "ne\nvus"), "control characters, such as a line break within a cell: line 2"),
+        (release.TEST_CSV, change(2, 3, "\x1b[2J"), "control characters, such as a line break within a cell: line 3"),
         (release.TRUTH_CSV, change(1, 3, "M"), "sex is not male, female or empty: 'M' (line 2)"),
         (release.TRUTH_CSV, change(1, 4, "old"), "age_approx is not a number of years or empty: 'old' (line 2)"),
         (release.TRUTH_CSV, change(4, 4, "121"), "age_approx is not a number of years or empty: '121' (line 5)"),

@@ -257,12 +257,44 @@ def test_a_pipeline_on_demand_is_stale_when_the_other_wrote_its_data_anew(branch
         assert ["many (data/answers.csv)" in sentence for sentence in sentences] == [True] * told
 
 
-@pytest.mark.parametrize(("text", "message"), [("<<<<<<< HEAD\n{}", "not JSON: .*; after a merge"), ("[]", "got list")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<<<<<<< HEAD\n{}", "not JSON: .*; after a merge"),
+        ("[]", "got list"),
+        ('{"roc_auc": 0.9}', r"roc_auc: wanted value, low and high, got 0\.9; run 'dvc repro'"),
+        ('{"balanced_accuracy": {"low": 0.9}}', r"balanced_accuracy: wanted value, low and high, got {'low': 0\.9}"),
+    ],
+)
 def test_metrics_that_are_none_are_named_with_what_to_do(branch: Repository, text: str, message: str) -> None:
     (branch.folder / "metrics/evaluate.json").write_text(text)
     done = review(branch, "main")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert re.search(rf"metrics/evaluate\.json: .*{message}", done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("params.yaml", "margin: 1\n<<<<<<< HEAD\n", r"params\.yaml: not YAML"),
+        (
+            "dvc.lock",
+            "stages: [evaluate]",
+            r"dvc\.lock: not one of dvc\.yaml: AttributeError.*; after a merge take either",
+        ),
+        (
+            "dvc.lock",
+            "stages: {evaluate: {}}",
+            r"dvc\.lock: not one of dvc\.yaml: KeyError\('cmd'\); after a merge take",
+        ),
+        ("dvc.lock", "- evaluate", r"dvc\.lock: wanted keys and values, got list; after a merge take either side"),
+    ],
+)
+def test_what_a_merge_broke_is_named_with_what_to_do(branch: Repository, name: str, text: str, message: str) -> None:
+    (branch.folder / name).write_text(text)
+    done = review(branch, "main")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert re.search(message, done.stderr)
 
 
 def test_a_folder_that_is_no_clone_is_named(tmp_path: Path) -> None:

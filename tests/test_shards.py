@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isic_siamese.errors import DataError
-from isic_siamese.shards import Shards, read_index, read_shards
+from isic_siamese.shards import Shards, read_index, read_removed, read_shards
 
 SIZES = (4, 4, 3)  # images in each shard
 
@@ -89,11 +89,29 @@ def test_a_shard_cut_short_is_named(folder: Path, tmp_path: Path) -> None:
             Shards(tmp_path)
 
 
-@pytest.mark.parametrize("array", [np.zeros((2, 8, 8, 3)), np.zeros((2, 8, 9, 3), np.uint8), np.zeros(3, np.uint8)])
-def test_an_array_that_is_no_shard_is_named(tmp_path: Path, array: npt.NDArray[np.generic]) -> None:
+@pytest.mark.parametrize(
+    ("array", "got"),
+    [
+        (np.zeros((2, 8, 8, 3)), r"float64 \(2, 8, 8, 3\) in C order"),
+        (np.zeros((2, 8, 9, 3), np.uint8), r"uint8 \(2, 8, 9, 3\) in C order"),
+        (np.zeros(3, np.uint8), r"uint8 \(3,\) in C order"),
+        (np.zeros((2, 8, 8, 3), np.uint8, "F"), r"uint8 \(2, 8, 8, 3\) in Fortran order"),
+    ],
+)
+def test_an_array_that_is_no_shard_is_named(tmp_path: Path, array: npt.NDArray[np.generic], got: str) -> None:
     np.save(tmp_path / "shard-00000.npy", array)
-    with pytest.raises(DataError, match=r"wanted uint8 \(n, px, px, 3\)"):
+    with pytest.raises(DataError, match=rf"{got}, wanted uint8 \(n, px, px, 3\) in C order"):
         Shards(tmp_path)
+
+
+def test_a_table_of_removed_images_is_read_or_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"removed\.csv: no such file; run 'dvc repro shards'"):
+        read_removed(tmp_path)
+    (tmp_path / "removed.csv").write_text("image_name,reason\nNA,duplicate\n")
+    assert read_removed(tmp_path).to_dict("list") == {"image_name": ["NA"], "reason": ["duplicate"]}
+    (tmp_path / "removed.csv").write_text("image\nNA\n")
+    with pytest.raises(DataError, match=r"removed\.csv: not a table of removed images: .*; run 'dvc repro -f shards'"):
+        read_removed(tmp_path)
 
 
 @pytest.mark.parametrize("px", [4, 16])

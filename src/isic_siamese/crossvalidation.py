@@ -41,7 +41,7 @@ CHECKPOINTS = Path("data/checkpoints/crossvalidate")
 class CrossvalidateParams(Section):
     """The section `crossvalidate` of `params.yaml`."""
 
-    folds: Annotated[int, Field(ge=3)]  # one for test, one for validation, the rest to train on
+    folds: Annotated[int, Field(ge=3, le=1000)]  # one for test, one for validation, the rest to train on
     repeats: Count
 
 

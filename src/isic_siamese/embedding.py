@@ -11,6 +11,7 @@ from torch.nn import functional
 from isic_siamese.arrays import Embeddings, Ints
 from isic_siamese.devices import to_device
 from isic_siamese.encoder import SiameseEncoder
+from isic_siamese.errors import DataError
 from isic_siamese.pooling import lesion_regions
 from isic_siamese.shards import Shards
 
@@ -43,7 +44,14 @@ def embed(
 def embed_rows(
     encoder: SiameseEncoder, shards: Shards, rows: Ints, orientations: int = 1, task: str | None = None
 ) -> Embeddings:
-    """Embed the images at `rows` `(N,)` of `shards` as `embed` does; with a `task`, a progress bar names it."""
+    """Embed the images at `rows` `(N,)` of `shards` as `embed` does; with a `task`, a progress bar names it.
+
+    Raises:
+        DataError: they are of another size than the encoder takes.
+    """
+    if shards.image_px != encoder.image_px:
+        problem = f"images of {shards.image_px} px, the model takes {encoder.image_px}"
+        raise DataError(f"{shards.folder}: {problem}; run 'dvc repro'")
     return embed(encoder, shards.batches(rows, max(1, encoder.batch_size // orientations), task), orientations)
 
 

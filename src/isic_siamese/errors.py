@@ -6,12 +6,16 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# Where a file may not be read or written, or where a folder or a file is the other one.
-BARRED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY)
+# Where a file may not be read or written, or where a folder or a file is the other one, or a path leads nowhere.
+BARRED = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP, errno.ENAMETOOLONG),
+)
 ADVICE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space"),
     **dict.fromkeys(BARRED, "mend that"),
@@ -76,6 +80,7 @@ def run_command(main: Callable[[], None]) -> None:
         main()
         sys.stdout.flush()
     except UserError as error:
+        traceback.clear_frames(error.__traceback__)  # which closes a progress bar, and so ends its line
         message = str(error).replace("\n", "\n       ")  # each line below the first word of the first
         sys.stderr.write(f"error: {message}\n")
         sys.exit(1)
@@ -86,8 +91,10 @@ def run_command(main: Callable[[], None]) -> None:
         advice = ADVICE.get(error.errno or 0)
         if not advice:
             raise
+        traceback.clear_frames(error.__traceback__)
         sys.stderr.write(f"error: {error.filename or 'the disk'}: {error.strerror}; {advice} and run this again\n")
         sys.exit(1)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        traceback.clear_frames(error.__traceback__)
         sys.stderr.write("stopped\n")
         sys.exit(130)

@@ -50,7 +50,7 @@ class Params:
             content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ParamsError(f"{path}: no such file; run from the root of the repository") from None
-        except (YAMLError, UnicodeDecodeError) as error:
+        except (YAMLError, ValueError) as error:  # a ValueError for letters that are no UTF-8, or the 31st of February
             raise ParamsError(f"{path}: not YAML: {error}") from None
         if not isinstance(content, dict):
             got = "nothing" if content is None else type(content).__name__

@@ -42,6 +42,7 @@ EMPTY = {
     TEST_ZIP: b"PK\5\6" + bytes(18),
 }
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _NAME = re.compile(r"[A-Za-z0-9]\w*", re.ASCII)  # it becomes part of a member's path, so no slash and no dot
 
 
@@ -161,6 +162,9 @@ def _read_table(path: Path, columns: Sequence[str], optional: str = "", may_be_e
     refuse(path, naming(f"not {len(header)} columns wide", short))
     if not lines and not may_be_empty:
         refuse(path, ["no rows, wanted at least one"])
+    # A carriage return would end a line of the index, and an escape sequence would reach the terminal.
+    strange = [f"line {number}" for number, line in enumerate(lines, 2) if _CONTROL.search("".join(line))]
+    refuse(path, naming("control characters, such as a line break within a cell", strange))
     table = pd.DataFrame(lines, columns=header, dtype=str)
     if optional and optional not in header:
         table.insert(columns.index(optional), optional, "")

@@ -7,15 +7,15 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
 from isic_siamese.errors import DataError, run_command
 from isic_siamese.params import Params, Section
-from isic_siamese.staleness import stale_locks
+from isic_siamese.staleness import AFTER_A_MERGE, stale_locks
 
 EVALUATION = "metrics/evaluate.json"
 PLOTS = "metrics/plots"
@@ -100,7 +100,8 @@ def _other_images(params: list[str], base: str, release: str) -> Iterator[str]:
 
 def _headline(base: str, ranges: Mapping[str, list[float]]) -> Iterator[str]:
     here = Path(EVALUATION)
-    before, now = map(_parse_figures, (_show(base), here.read_text(encoding="utf-8") if here.exists() else ""))
+    before = _parse_figures(_show(base), ranges)
+    now = _parse_figures(here.read_text(encoding="utf-8") if here.exists() else "", ranges)
     verdicts = {name: judge(before.get(name), now.get(name), ends) for name, ends in ranges.items()}
     bad = sum(map(bool, verdicts.values()))
     yield f"**{bad} of {len(ranges)} headline figures need a look.**" if bad else "The headline figures are in order."
@@ -165,14 +166,19 @@ def _show(base: str) -> str:
         return ""
 
 
-def _parse_figures(text: str) -> dict[str, Any]:
+def _parse_figures(text: str, names: Iterable[str]) -> dict[str, Figure]:
+    """Return those of the figures `names` that are in `text`, the content of `EVALUATION`."""
     try:
         content = json.loads(text or "{}")
     except ValueError as error:
-        raise DataError(f"{EVALUATION}: not JSON: {error}; after a merge take either side, then 'dvc repro'") from None
+        raise DataError(f"{EVALUATION}: not JSON: {error}; {AFTER_A_MERGE}") from None
     if not isinstance(content, dict):
         raise DataError(f"{EVALUATION}: wanted names and values, got {type(content).__name__}; run 'dvc repro'")
-    return content
+    figures = {name: content[name] for name in names if name in content}
+    for name, found in figures.items():
+        if not isinstance(found, dict) or not {"value", "low", "high"} >= {*found} >= {"value"}:
+            raise DataError(f"{EVALUATION}: {name}: wanted value, low and high, got {found!r}; run 'dvc repro'")
+    return figures
 
 
 def common_commit(base: str) -> str:
@@ -194,8 +200,8 @@ def main() -> None:
     parser.add_argument("base", nargs="?", default="main", help="branch or commit to compare with (main)")
     parser.add_argument("--url", help="address of the repository, to show its pictures")
     arguments = parser.parse_args()
-    stale = stale_locks(Path())
     ranges = Params().section("review", ReviewParams).model_dump()
+    stale = stale_locks(Path())
     sys.stdout.write(compose(common_commit(arguments.base), arguments.url, stale, ranges))
     sys.stdout.flush()
     if stale:

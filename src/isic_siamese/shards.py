@@ -30,6 +30,17 @@ def read_index(folder: Path) -> pd.DataFrame:
     return index
 
 
+def read_removed(folder: Path) -> pd.DataFrame:
+    """Read `image_name, reason` of the images that were left out of `folder`, strings.
+
+    Raises:
+        DataError: there is no such file, or it is something else.
+    """
+    path = folder / "removed.csv"
+    with explaining(path, "not a table of removed images", "shards"):
+        return pd.read_csv(path, dtype=str, keep_default_na=False)[["image_name", "reason"]]
+
+
 class _Shard(NamedTuple):
     """A file of `n` images of `image_px` pixels a side, which begin at byte `offset`."""
 
@@ -48,6 +59,7 @@ class Shards:
         Raises:
             DataError: there are none, one of them is not whole, or they are not numbered 0, 1, 2 ...
         """
+        self.folder = folder
         paths = sorted(folder.glob("shard-*.npy"), key=lambda path: (len(path.name), path.name))  # 99999, then 100000
         if not paths:
             raise DataError(f"{folder}: no shards; run 'dvc repro shards' or 'dvc pull'")
@@ -115,6 +127,9 @@ def _check_shard(path: Path) -> _Shard:
         shard: np.memmap[tuple[int, ...], np.dtype[np.uint8]] = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path}: not a whole shard: {error}; run 'dvc repro -f shards' or 'dvc pull'") from None
-    if shard.dtype != np.uint8 or shard.ndim != 4 or shard.shape[1:] != (shard.shape[1], shard.shape[1], 3):
-        raise DataError(f"{path}: {shard.dtype} {shard.shape}, wanted uint8 (n, px, px, 3); run 'dvc repro -f shards'")
+    order = "C" if shard.flags.c_contiguous else "Fortran"
+    square = shard.ndim == 4 and shard.shape[1:] == (shard.shape[1], shard.shape[1], 3)
+    if shard.dtype != np.uint8 or not square or order != "C":
+        got = f"{shard.dtype} {shard.shape} in {order} order"
+        raise DataError(f"{path}: {got}, wanted uint8 (n, px, px, 3) in C order; run 'dvc repro -f shards'")
     return _Shard(path, len(shard), shard.shape[1], int(shard.offset))

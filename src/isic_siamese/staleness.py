@@ -20,6 +20,7 @@ PIPELINES = {
     "stages/dvc.yaml": "run 'dvc repro stages/dvc.yaml' and commit stages/dvc.lock and metrics/; or 'git rm' that lock "
     "with metrics/crossvalidate.json and its plot, to keep no cross-validation that later changes would have to repeat",
 }
+AFTER_A_MERGE = "after a merge take either side, then 'dvc repro'"
 
 Stages = Mapping[str, Mapping[str, Any]]
 
@@ -28,7 +29,7 @@ def stale_locks(root: Path) -> list[str]:
     """Return a sentence for each stale lock below `root`: which stages, why, and what to run.
 
     Raises:
-        DataError: a definition or a lock is not YAML, as with the marks of a merge in it.
+        DataError: a definition, a lock or the parameters are not YAML, as with the marks of a merge, or not DVC's.
     """
     tracked, sentences = set(_tracked(root)), []
     written: dict[str, str] = {}
@@ -36,8 +37,11 @@ def stale_locks(root: Path) -> list[str]:
         lock = definition.replace(".yaml", ".lock")
         if (root / lock).exists():
             stages, locked = _stages(root / definition), _stages(root / lock)
-            written |= {out["path"]: out["md5"] for name in stages for out in locked.get(name, {}).get("outs", [])}
-            reasons = {name: [*_reasons(root, stages[name], locked.get(name), tracked, written)] for name in stages}
+            try:
+                written |= {out["path"]: out["md5"] for name in stages for out in locked.get(name, {}).get("outs", [])}
+                reasons = {name: [*_reasons(root, stages[name], locked.get(name), tracked, written)] for name in stages}
+            except (KeyError, TypeError, AttributeError) as error:
+                raise DataError(f"{root / lock}: not one of {definition}: {error!r}; {AFTER_A_MERGE}") from None
             told = [f"{name} ({', '.join(why)})" for name, why in reasons.items() if why]
             if told:
                 sentences.append(f"{lock} is stale: {'; '.join(told)}: {then}")
@@ -54,12 +58,18 @@ def _tracked(root: Path) -> list[str]:
 
 
 def _stages(path: Path) -> Stages:
-    try:
-        content = YAML(typ="safe").load(path.read_text(encoding="utf-8")) if path.exists() else None
-    except YAMLError as error:
-        raise DataError(f"{path}: not YAML: {error}; after a merge take either side, then 'dvc repro'") from None
-    stages: Stages = (content or {}).get("stages", {})
+    stages: Stages = (_load(path) if path.exists() else {}).get("stages", {})
     return stages
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = YAML(typ="safe").load(path.read_text(encoding="utf-8")) or {}
+    except (YAMLError, ValueError) as error:
+        raise DataError(f"{path}: not YAML: {error}; {AFTER_A_MERGE}") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: wanted keys and values, got {type(content).__name__}; {AFTER_A_MERGE}")
+    return content
 
 
 def _reasons(
@@ -100,7 +110,7 @@ def _md5(path: Path) -> str | None:
 
 def _changed_params(root: Path, stage: Mapping[str, Any], locked: Mapping[str, Any]) -> Iterator[str]:
     """Yield the parameters of `stage` with another value than in the lock, as deep as both have names for them."""
-    params = YAML(typ="safe").load((root / "params.yaml").read_text(encoding="utf-8"))
+    params = _load(root / "params.yaml")
     before = locked.get("params", {}).get("params.yaml", {})
     for name in sorted(stage.get("params", [])):
         yield from _differences(before.get(name), params.get(name), name)
