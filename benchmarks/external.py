@@ -19,8 +19,8 @@ from isic_siamese.params import Params
 from isic_siamese.predictor import read_predictor
 from isic_siamese.release import TRAIN_FOLDER, TRAIN_ZIP, TRUTH_CSV, read_truth
 
-SHOWN = ["roc_auc", "balanced_accuracy", "sensitivity", "specificity", "brier"]
-SHOWN += ["calibration_slope", "calibration_intercept"]
+RATES = ("balanced_accuracy", "sensitivity", "specificity")
+SHOWN = ("roc_auc", *RATES, "brier", "calibration_slope", "calibration_intercept")
 
 
 def main() -> None:

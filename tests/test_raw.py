@@ -96,7 +96,9 @@ def test_what_cannot_be_deleted_is_not_passed_over(folder: Path, raw: Path) -> N
         link(folder, raw)
 
 
-def test_what_a_user_put_into_raw_is_moved_and_not_deleted(folder: Path, raw: Path) -> None:
+def test_what_a_user_put_into_raw_is_moved_and_not_deleted(
+    folder: Path, raw: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     write_release(raw)
     with (raw / release.TRUTH_CSV).open("a") as table:
         table.write("ISIC_0000009,IP_0000009,,,,,unknown,benign,0\n")  # so that no file of it is one of the release
@@ -115,6 +117,10 @@ def test_what_a_user_put_into_raw_is_moved_and_not_deleted(folder: Path, raw: Pa
     assert contents(raw) == contents(folder)
     kept = contents(raw.parent, "releases/found-*/**/*")
     assert kept == {name: own[name] for name in own if name not in (release.TEST_CSV, ".DS_Store")}
+    (aside,) = raw.parent.glob("releases/found-*")
+    assert (
+        f"moved {release.TEST_ZIP}, {release.DUPLICATES_CSV}, {release.TRUTH_CSV} and 3 more to {aside}" in caplog.text
+    )
 
 
 def test_a_file_in_the_place_of_raw_is_refused_and_stays(folder: Path, raw: Path) -> None:

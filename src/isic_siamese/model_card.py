@@ -75,8 +75,8 @@ LIMITS = """\
 - An image further from its nearest reference than all but 1 % of the validation images is called unfamiliar: its answer
   is not to be relied on. After training on real images, that tells what is no dermoscopic image of a lesion, but not
   another camera or clinic.
-- No patient, lesion or near-identical image is in two splits: a run with such a leak fails. Crops of more than about 1
-  % of a side are not recognised.
+- No patient, lesion or near-identical image is in two splits, and no model is tested with other splits than those that
+  it was trained and chosen with: such a run fails. Crops of more than about 1 % of a side are not recognised.
 - Intervals reflect sampling of patients in one test split, for one training run. They cover neither training variance
   nor the shift to another clinic, so figures for a new population may lie outside them.
 - The defaults were chosen on 854 images of ISIC 2020, 439 of its 584 melanomas among them. Figures on ISIC 2020, also
