@@ -13,16 +13,33 @@ from typing import Any
 import torch
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, distributed, nn
+from torch.nn.modules.batchnorm import _BatchNorm  # of one dimension or two
+
+from isic_siamese.errors import TrainingError
 
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Be one of the processes that `torchrun` started, while the block runs; where it started none, do nothing."""
+    """Be one of the processes that `torchrun` started, while the block runs; where it started none, do nothing.
+
+    Raises:
+        TrainingError: something else started it, or the machine has fewer GPUs than processes.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
+    if not {"RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+        raise TrainingError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but torchrun did not start this process; start it with "
+            "torchrun (docs/scaling.md), or unset WORLD_SIZE"
+        )
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        number, n_gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if number >= n_gpus:
+            raise TrainingError(
+                f"torchrun started process {number + 1} on a machine with {n_gpus} GPUs; lower --nproc-per-node"
+            )
+        torch.cuda.set_device(number)
     distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     yield
     # Not where one process fails: the others may wait for it, and NCCL then waits for them. torchrun ends them all.
@@ -60,6 +77,12 @@ def gather(part: Tensor, n: int) -> Tensor:
     return torch.cat([whole[: own.start], part, whole[own.stop :]])
 
 
+def sum_in_place(values: Tensor) -> None:
+    """Add to `values` what the other processes hold in its place."""
+    if n_ranks() > 1:
+        distributed.all_reduce(values)
+
+
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace each gradient by the sum of those of all processes, in one message."""
     if n_ranks() == 1:
@@ -91,7 +114,7 @@ def share_batch_statistics(network: nn.Module, device: torch.device) -> nn.Modul
         converted: nn.Module = convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         return converted
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, _BatchNorm):
             module.forward = partial(_normalise, module)  # type: ignore[method-assign]
     return network
 
@@ -112,19 +135,23 @@ class _Sum(torch.autograd.Function):
         return total
 
 
-def _normalise(norm: nn.BatchNorm2d, images: Tensor) -> Tensor:
-    """`norm.forward` with the mean and variance of all processes; timm's layers have an activation in them as well."""
+def _normalise(norm: _BatchNorm, images: Tensor) -> Tensor:
+    """`norm.forward` with the mean and variance of all processes; timm's layers have an activation in them as well.
+
+    Channels are the second dimension of `images`, of which there are two or more.
+    """
     if not norm.training:
         usual: Tensor = type(norm).forward(norm, images)
         return usual
-    dtype = images.dtype
+    dtype, others = images.dtype, [0, *range(2, images.ndim)]
+    by_channel = [1, -1] + [1] * (images.ndim - 2)
     images = images.to(torch.promote_types(dtype, torch.float32))  # a sum over bfloat16 would lose its last digits
-    sums = torch.cat([images.sum((0, 2, 3)), images.new_tensor([images.numel() / images.shape[1]])])
+    sums = torch.cat([images.sum(others), images.new_tensor([images.numel() / images.shape[1]])])
     totals = _Sum.apply(sums)
     n = totals[-1]
     mean = totals[:-1] / n
-    centred = images - mean.view(1, -1, 1, 1)
-    variance = _Sum.apply(centred.square().sum((0, 2, 3))) / n
+    centred = images - mean.view(by_channel)
+    variance = _Sum.apply(centred.square().sum(others)) / n
     assert norm.running_mean is not None and norm.running_var is not None and norm.momentum is not None
     assert norm.num_batches_tracked is not None
     with torch.no_grad():
@@ -132,7 +159,7 @@ def _normalise(norm: nn.BatchNorm2d, images: Tensor) -> Tensor:
         norm.running_var.lerp_(variance * n / (n - 1), norm.momentum)
         norm.num_batches_tracked.add_(1)
     scale = norm.weight * torch.rsqrt(variance + norm.eps)
-    normalised: Tensor = (centred * scale.view(1, -1, 1, 1) + norm.bias.view(1, -1, 1, 1)).to(dtype)
+    normalised: Tensor = (centred * scale.view(by_channel) + norm.bias.view(by_channel)).to(dtype)
     for name in ("drop", "act"):
         normalised = getattr(norm, name, nn.Identity())(normalised)
     return normalised

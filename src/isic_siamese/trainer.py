@@ -108,7 +108,8 @@ class Trainer:
     def _pool_features(self) -> Tensor | None:
         """Standardise the features; where no layer of the backbone learns, return those of each image, `(N, F)`.
 
-        An image that is not augmented then goes through the backbone once, and not once an epoch.
+        An image that is not augmented then goes through the backbone once, and not once an epoch; of several processes
+        each takes its share of them.
         """
         data = self.data
         if self.encoder.learns_features:
@@ -116,7 +117,9 @@ class Trainer:
             return None
         rows, task = np.concatenate([data.train_rows, data.val_rows]), "features" if ranks.rank() == 0 else None
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            features = pool_rows(self.encoder, data.shards, rows, task=task, by_row=True)
+            own = rows[ranks.share(len(rows))]
+            features = pool_rows(self.encoder, data.shards, own, task=task, by_row=True)
+        ranks.sum_in_place(features)  # zeros but for one's own: exact
         self.encoder.standardise(features[torch.from_numpy(_some(data.train_rows)).to(self.device)])
         return features
 
