@@ -24,7 +24,7 @@ from isic_siamese.evaluation import (
     report,
 )
 from isic_siamese.figures import write_curves, write_map, write_misses
-from isic_siamese.files import write_csv, write_json
+from isic_siamese.files import forget_temporaries, write_csv, write_json
 from isic_siamese.groups import Answered, group_figures, image_groups
 from isic_siamese.histograms import write_histograms
 from isic_siamese.leaks import check_leaks, shard_thumbnails
@@ -87,6 +87,7 @@ def main() -> None:
     write_csv(EVALUATION / "test.csv", answer_table(test, answers, references))
     # With the answers and not with the plots, which are in git: it shows photographs that have a licence of their own.
     write_misses(EVALUATION / "misses.png", answers, test, shards, references)
+    forget_temporaries(EVALUATION)
     for name, table in curve_tables(answers).items():
         write_csv(PLOTS / f"{name}.csv", table)
     write_curves(PLOTS, answers, evaluation, drawn=params.common.release == "demo")

@@ -27,6 +27,13 @@ def test_a_model_reads_as_it_was_written_and_gives_the_same_bytes_twice(tmp_path
     assert again.image_px == 32 and again.name == name
 
 
+def test_what_a_run_that_was_killed_left_beside_a_model_goes(tmp_path: Path) -> None:
+    """DVC would take it for a part of the model."""
+    (tmp_path / ".123.model.safetensors").write_bytes(b"half")
+    write_model(tmp_path, build_encoder("test_efficientnet", "none", 2, 16, 32), "stretch")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
+
+
 def test_a_model_tells_how_it_was_trained(tmp_path: Path) -> None:
     encoder = build_encoder("test_efficientnet", "none", 3, 16, 32)
     for margin in (0.7, None):

@@ -35,6 +35,12 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
+def forget_temporaries(folder: Path) -> None:
+    """Delete from `folder` what a `replacing` that was killed has left there: DVC would take it for an output."""
+    for temporary in folder.glob(".[0-9]*.*"):
+        temporary.unlink()
+
+
 def write_csv(path: Path, table: pd.DataFrame) -> None:
     """Write `table` without its index, with line feeds and six decimals: the same bytes on every system."""
     with replacing(path) as temporary:

@@ -12,7 +12,7 @@ from isic_siamese.checksums import checksum
 from isic_siamese.devices import pick_device
 from isic_siamese.encoder import SiameseEncoder
 from isic_siamese.errors import explaining
-from isic_siamese.files import read_json, replacing, write_json
+from isic_siamese.files import forget_temporaries, read_json, replacing, write_json
 from isic_siamese.params import Count
 from isic_siamese.shards_params import Fit
 
@@ -72,6 +72,7 @@ def write_model(folder: Path, encoder: SiameseEncoder, fit: Fit, margin: float |
         sha256=checksum(folder / "model.safetensors"),
     )
     write_json(folder / "model.json", asdict(facts))
+    forget_temporaries(folder)
 
 
 def read_model(folder: Path) -> tuple[SiameseEncoder, ModelFacts]:
