@@ -38,11 +38,11 @@ def main() -> None:
         data, seen = read_data()
         val_pairs = read_pairs(Path("data/pairs/val.csv"), data.val_rows)  # before hours of training
         section, recipe = params.section("train", TrainParams), params.section("augment", AugmentParams)
+        fit = params.section("shards", ShardsParams).fit
         trainer = Trainer(data, section, recipe, params.common.margin, params.common.seed)
         trained = train(trainer, CHECKPOINTS, write_curve)
         if ranks.rank() == 0:
             margin = params.common.margin if section.loss == "contrastive" else None
-            fit = params.section("shards", ShardsParams).fit
             write_model(Path("data/models"), trained.encoder, fit, margin, seen)
             write_results(trained, data, val_pairs, margin)
             forget_runs(CHECKPOINTS)

@@ -16,6 +16,7 @@ from torch import nn
 from isic_siamese.embedding import embed
 from isic_siamese.encoder import BUNDLED_ENCODER, build_encoder
 from isic_siamese.errors import ParamsError
+from isic_siamese.pooling import STATISTICS, lesion_regions, pool_regions
 from tests.toy import forget_constants
 
 
@@ -183,6 +184,40 @@ def test_frozen_layer_groups_keep_their_weights_and_statistics_while_the_others_
     first = ("backbone.conv_stem.", "backbone.bn1.", "backbone.blocks.0.")
     assert changed and not any(name.startswith(first) for name in changed)
     assert {"backbone.blocks.1.0.bn1.running_mean", "backbone.blocks.1.0.conv_exp.weight", "head.weight"} <= changed
+
+
+def test_all_features_of_a_stage_together_weigh_as_much_as_those_of_any_other() -> None:
+    encoder = build_encoder("test_efficientnet", "none", 3, 8, 32)
+    channels = [stage["num_chs"] for stage in encoder.backbone.feature_info[:3]]
+    assert len(set(channels)) == 3
+    of_stages = torch.split(encoder.weight.square(), [STATISTICS * n for n in channels])
+    assert [float(weights.sum()) for weights in of_stages] == pytest.approx([1 / 3] * 3)
+
+
+def test_regions_are_pooled_in_float32_whatever_the_precision_of_the_maps() -> None:
+    encoder = build_encoder("test_efficientnet", "none", 3, 8, 32).eval()
+    images = torch.from_numpy(photographs(4, 32))
+    pixels = images.permute(0, 3, 1, 2).float() * encoder.scale - encoder.offset
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        features = encoder.features(images)
+        maps = encoder.backbone.forward_intermediates(pixels, indices=[0, 1, 2], intermediates_only=True)
+    assert maps[0].dtype == torch.bfloat16
+    expected = torch.cat([pool_regions(stage.float(), lesion_regions(images)) for stage in maps], dim=1)
+    assert torch.equal(features, expected)
+
+
+def test_an_encoder_that_counts_its_layer_groups_in_another_way_is_frozen_whole_or_not_at_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """RDNet of timm refuses so."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("coarse grouping is not implemented")
+
+    encoder = build_encoder("own_net", "none", 2, 8, 32)
+    monkeypatch.setattr(ResNet, "group_matcher", refuse)
+    with pytest.raises(ParamsError, match=r"layer groups of own_net cannot be counted: coarse .*; set all, or 0"):
+        encoder.freeze(1)
 
 
 def test_more_frozen_groups_than_there_are_is_refused() -> None:

@@ -7,10 +7,10 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from isic_siamese import votes
+from isic_siamese import ranks, votes
 from isic_siamese.embedding import embed_rows, pool_rows
 from isic_siamese.encoder import BUNDLED_ENCODER
-from isic_siamese.errors import DataError, TrainingError
+from isic_siamese.errors import DataError, ParamsError, TrainingError
 from isic_siamese.losses import supervised_contrastive_loss, triplet_loss
 from isic_siamese.shards import Shards
 from isic_siamese.trainer import Trainer, learning_rate_factor
@@ -138,6 +138,8 @@ def test_every_weight_learns_and_pretrained_ones_at_a_tenth_of_the_rate(
     assert {rates[weight] for part in (run.encoder.head, run.to_logit) for weight in part.parameters()} == {0.002}
     factors = [run.schedule.lr_lambdas[0](step) for step in range(4 * len(run.steps))]
     assert factors.index(1) + 1 == round(1.5 * len(run.steps))
+    assert run.schedule.lr_lambdas[0](4 * len(run.steps)) == 0  # when the four epochs are over, and not before
+    assert min(factors) > 0
     next(run.run_steps(0, [0]))
     assert run.optimizer.param_groups[0]["lr"] == pytest.approx(0.002 * factors[1])
 
@@ -161,6 +163,21 @@ def test_a_state_holds_all_that_the_next_steps_depend_on(data: TrainingData) -> 
 def test_precision_is_what_the_parameter_says_and_by_default_float32_on_a_cpu(data: TrainingData) -> None:
     losses = [first_loss(make_trainer(data, precision=name)) for name in ("auto", "float32", "bfloat16")]
     assert losses[0] == losses[1] != losses[2] and losses[2] == pytest.approx(losses[0], rel=0.05)
+
+
+def test_features_that_are_kept_have_the_precision_of_those_that_are_not(data: TrainingData) -> None:
+    for precision in (torch.float32, torch.bfloat16):
+        run = make_trainer(data, frozen_groups="all", precision=str(precision).removeprefix("torch."))
+        rows = torch.from_numpy(data.train_rows[: run.encoder.batch_size])
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+            once_more = run.encoder.features(run.images.take(rows))
+        assert run.features is not None and torch.equal(run.features[rows], once_more)
+
+
+def test_more_processes_than_views_are_refused(data: TrainingData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks, "n_ranks", lambda: 17)
+    with pytest.raises(ParamsError, match="start fewer"):
+        make_trainer(data)
 
 
 @pytest.mark.parametrize("malignant", [False, True])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from isic_siamese import training
 from isic_siamese.errors import TrainingError
 from isic_siamese.trainer import Validation
 from isic_siamese.training import _check_finite, train
@@ -106,6 +107,22 @@ def test_a_loss_that_is_not_finite_is_an_error_that_says_what_to_change(data: Tr
         run(trainer, tmp_path)
     with pytest.raises(TrainingError, match="no longer finite in epoch 3"):
         _check_finite(math.inf, 2)
+
+
+def test_a_loss_that_is_not_finite_ends_a_run_before_its_epoch_is_over(
+    data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "LOOK_EVERY", 2)
+    trainer, taken = make_trainer(data), []
+
+    def take(*step: object) -> torch.Tensor:
+        taken.append(step)
+        return torch.tensor(torch.nan)
+
+    monkeypatch.setattr(trainer, "run_step", take)
+    with pytest.raises(TrainingError, match="no longer finite in epoch 1"):
+        run(trainer, tmp_path)
+    assert len(taken) == 2 < len(trainer.steps)
 
 
 def test_the_history_so_far_is_given_out_after_each_epoch(data: TrainingData, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -96,6 +97,27 @@ def test_a_process_that_does_not_save_never_waits_for_its_device_to_do_so(
     monkeypatch.setattr(training, "LOOK_EVERY", 1000)
     train(make_trainer(data, epochs=3), tmp_path / "checkpoints", lambda _: None)
     assert len(read) == 3 and not (tmp_path / "checkpoints").exists()
+
+
+def test_the_bar_of_a_run_that_goes_on_starts_where_it_was(
+    data: TrainingData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(make_trainer(data), tmp_path, lambda _: None)
+    capsys.readouterr()
+    trainer = make_trainer(data)
+    train(trainer, tmp_path, lambda _: None)
+    n = 4 * trainer.images_per_epoch
+    assert f" {n}/{n} [" in capsys.readouterr().err.partition("\r")[2].partition("\r")[0]
+
+
+def test_a_run_on_another_processor_or_of_other_splits_is_another_one(
+    data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = make_trainer(data).key()
+    moved = replace(data, train_rows=data.train_rows[:-1], val_rows=np.append(data.train_rows[-1:], data.val_rows))
+    assert make_trainer(moved).key() != key
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "another")
+    assert make_trainer(data).key() != key
 
 
 def test_a_run_on_more_threads_is_another_one(data: TrainingData) -> None:

@@ -140,7 +140,8 @@ class SiameseEncoder(nn.Module):
             raise ParamsError(
                 f"train.frozen_groups: {self.name} has no group_matcher to count layer groups by; set all, or 0"
             )
-        groups = group_parameters(self.backbone, self.backbone.group_matcher(coarse=True))
+        with _refusing(f"train.frozen_groups: the layer groups of {self.name} cannot be counted", "; set all, or 0"):
+            groups = group_parameters(self.backbone, self.backbone.group_matcher(coarse=True))
         if n_groups > len(groups):
             raise ParamsError(
                 f"train.frozen_groups: {self.name} has {len(groups)} layer groups, got {n_groups}; set all, or 0 to "

@@ -11,8 +11,8 @@ LEAST = 1e-12  # squared distance; below it there is no gradient
 def distance_matrix(embeddings: Tensor) -> Tensor:
     """Return the Euclidean distance of each of the embeddings `(V, D)`, unit length, to each, `(V, V)` in [0, 2].
 
-    All pairs of a step in one product of matrices: on the unit sphere the squared distance is 2 - 2 cos. Rounding hides
-    distances below about 5e-4 in float32: they count as 0, with no gradient.
+    All pairs of a step in one product of matrices: on the unit sphere the squared distance is 2 - 2 cos. In float32 a
+    distance below about 7e-4 is rounding: equal embeddings may seem that far apart, or 1e-6, where no gradient is.
 
     >>> distance_matrix(torch.eye(2))[0, 1]
     tensor(1.4142)

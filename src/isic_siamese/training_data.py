@@ -92,7 +92,8 @@ def training_key(data: TrainingData, params: TrainParams, recipe: AugmentParams,
     # On another machine, or with more threads, it would go on and end in other bytes than either.
     processor = f"{torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"
     machine = f"{device_name(pick_device())} {processor} {ranks.n_ranks()}"
-    settings = [params.model_dump_json(), recipe.model_dump_json(), f"{margin} {seed}", machine]
+    sizes = f"{len(data.train_rows)} {len(data.val_rows)} {len(data.pairs)}"
+    settings = [params.model_dump_json(), recipe.model_dump_json(), f"{margin} {seed} {sizes}", machine]
     return run_key(_facts(data, settings))
 
 
