@@ -84,6 +84,15 @@ def test_a_real_gain_has_an_interval_above_zero() -> None:
         assert gain[name]["value"] - gain[name]["low"] == pytest.approx(gain[name]["high"] - gain[name]["value"])
 
 
+def test_what_is_resampled_are_patients_and_not_their_images() -> None:
+    table = runs(0.0)
+    four_times = pd.concat([table.assign(image_name=table["image_name"] + f"_{copy}") for copy in range(4)])
+    tables = (table.assign(score_2=table["score_1"] + 0.3 * table["target"]) for table in (table, four_times))
+    once, copied = (paired_bootstrap(one, 2000, 0.95, np.random.default_rng(0))["roc_auc"] for one in tables)
+    assert copied["value"] == pytest.approx(once["value"])
+    assert copied["high"] - copied["low"] == pytest.approx(once["high"] - once["low"], rel=0.1)
+
+
 def test_a_run_gains_nothing_over_itself() -> None:
     gain = paired_bootstrap(runs(0.0), 300, 0.95, np.random.default_rng(0))
     assert gain["roc_auc"] == {"value": 0}

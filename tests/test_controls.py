@@ -13,10 +13,11 @@ from sklearn.metrics import roc_auc_score
 from isic_siamese import controls
 from isic_siamese.areas import rank_auc
 from isic_siamese.bootstrap import draw_resamples, figure, resample_images
-from isic_siamese.controls import ControlData, FrozenFeatures, control_figures
+from isic_siamese.controls import ControlData, FrozenFeatures, control_figures, mean_colours, regress
 from isic_siamese.encoder import build_encoder
 from isic_siamese.evaluation import EvaluateParams
-from isic_siamese.shards import Shards
+from isic_siamese.files import write_csv
+from isic_siamese.shards import Shards, read_shards
 from isic_siamese.votes import vote_scores
 from stages import controls as stage
 from tests.answered_project import make_project
@@ -155,3 +156,29 @@ def test_the_stage_writes_every_control_and_the_same_twice(tmp_path: Path, monke
     names = ["mean_colour", "metadata", *networks, "shuffled_labels", "all_benign"]
     assert list(content) == names
     assert content["mean_colour"]["roc_auc"]["value"] > 0.8  # the drawn melanomas are darker
+
+
+def test_the_stage_learns_from_training_and_validation_images_and_resamples_patients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    table = pd.read_csv("data/shards/train/index.csv")
+    in_test = table["row"] >= 60  # where alone the age says what a lesion is
+    table = table.assign(sex="female", age_approx=np.where(in_test & (table["target"] == 1), "70", "50"))
+    write_csv(Path("data/shards/train/index.csv"), table)
+    stage.main()
+    index, shards = read_shards(Path("data/shards/train"))
+    data = ControlData(index, np.arange(60), np.arange(60, 90), shards, AS_THEY_ARE)
+    malignant, patients = data.malignant[60:], index["patient_id"].iloc[60:]
+    resamples = draw_resamples(patients, malignant, 100, np.random.default_rng(5))
+    colours = regress(data, mean_colours(shards))
+    expected = control_figures([("mean_colour", colours), ("shuffled_labels.0", colours)], malignant, resamples, 0.95)
+    written = json.loads(Path("metrics/controls.json").read_text())
+    assert written["metadata"]["roc_auc"]["value"] == 0.5
+    assert written["mean_colour"]["roc_auc"] == pytest.approx(expected["mean_colour"]["roc_auc"], abs=1e-6)  # type: ignore[index]
+
+
+def test_metadata_of_the_images_that_are_asked_for_teaches_nothing(tmp_path: Path) -> None:
+    ages = np.where(MALIGNANT & (np.arange(N) >= 40), "70", "50")  # of references all are 50
+    assert np.ptp(controls._metadata_scores(data_of(tmp_path, grey(), age_approx=ages))) == 0

@@ -1,6 +1,7 @@
 """The trained model as an object, on what the stages made with a tiny encoder."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,17 @@ def test_it_embeds_and_answers_as_the_pipeline_does(predictor: Predictor, here: 
     assert [answer.malignant for answer in answers] == (test["decision"] == 1).tolist()
     assert [answer.nearest["image_name"].iloc[0] for answer in answers] == test["nearest"].tolist()
     assert all(len(answer.nearest) == 3 and answer.nearest["distance"].is_monotonic_increasing for answer in answers)
+
+
+def test_an_image_is_unfamiliar_where_its_nearest_reference_is_far(predictor: Predictor) -> None:
+    images = some_images()
+    nearest, farthest = np.transpose([a.nearest["distance"].iloc[[0, -1]] for a in predictor.answer(images)])
+    assert (nearest < farthest).all()
+    for at in range(len(images)):
+        familiar = float(nearest[at] + farthest[at]) / 2
+        asked = replace(predictor, classifier=replace(predictor.classifier, familiar=familiar))
+        answers = asked.answer(images)
+        assert [answer.unfamiliar for answer in answers] == (nearest > familiar).tolist() and not answers[at].unfamiliar
 
 
 def test_threads_that_share_one_get_the_answers_that_one_thread_gets(predictor: Predictor) -> None:
