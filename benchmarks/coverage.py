@@ -1,8 +1,9 @@
 """How often a 95 % interval holds the truth: `python -m benchmarks.coverage --auc 0.85`.
 
 Reads the index and splits that `dvc repro` made. Each draw is a test split of as many patients with a melanoma, and
-without one, as there, with the images of patients of the release. Scores are drawn from normal distributions with a ROC
-AUC that is known; those of one patient are alike. Beside our intervals stand the plain percentiles.
+without one, as there, with the images of patients of the release; with `--cohort`, of as many patients in all, as they
+come, so that their share with a melanoma varies as well. Scores are drawn from normal distributions with a ROC AUC that
+is known; those of one patient are alike. Beside our intervals stand the plain percentiles.
 """
 
 import argparse
@@ -69,11 +70,18 @@ def read_release() -> Release:
     return Release(labels, (n[0], n[1]))
 
 
+def as_a_cohort(release: Release) -> Release:
+    """Return the release with all its patients of one kind, whatever their images show."""
+    affected, others = release.labels
+    return Release(([*affected, *others], []), (sum(release.n), 0))
+
+
 def draw_split(release: Release, apart: float, rng: np.random.Generator, times: int = 1) -> Split:
     """Draw a split, `times` as large as the test split, with classes whose means are `apart` standard deviations."""
     drawn = [
         labels[i]
         for labels, n in zip(release.labels, release.n, strict=True)
+        if n
         for i in rng.integers(len(labels), size=n * times)
     ]
     patient, malignant = np.repeat(np.arange(len(drawn)), [len(images) for images in drawn]), np.concatenate(drawn)
@@ -89,7 +97,8 @@ def measure_split(split: Split, threshold: float, weights: Floats) -> dict[str, 
     return {
         "roc_auc": metrics.roc_auc(curve),
         "average_precision": metrics.average_precision(curve),
-        **{name: rates[name] for name in ("balanced_accuracy", "sensitivity", "specificity", "ppv_isic2020")},
+        **rates,
+        "brier": metrics.brier(probabilities, split.malignant, weights),
         **metrics.calibration_line(probabilities, split.malignant, weights),
     }
 
@@ -99,7 +108,9 @@ def find_intervals(split: Split, threshold: float, rng: np.random.Generator) -> 
     resamples = draw_resamples(pd.Series(split.patient), split.malignant, RESAMPLES, rng)
     measure = partial(measure_split, split, threshold)
     spread = resample_images(measure, resamples)
-    bases = {"sensitivity": split.malignant, "specificity": ~split.malignant}
+    flagged = split.scores >= threshold
+    bases = {"sensitivity": split.malignant, "specificity": ~split.malignant, "ppv": flagged, "npv": ~flagged}
+    bases["accuracy"] = np.ones_like(flagged)
     once = {name: values[0] for name, values in measure(np.ones((1, len(split.patient)))).items()}
     for name, found in add_intervals(once, spread, resamples, CONFIDENCE, MOST, bases).items():
         yield name, "ours", np.array([found.get("low", -np.inf), found.get("high", np.inf)])
@@ -112,8 +123,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--auc", type=float, default=0.85, help="the true ROC AUC")
     parser.add_argument("--draws", type=int, default=1000)
+    parser.add_argument("--cohort", action="store_true", help="patients as they come, with a melanoma or without")
     options = parser.parse_args()
     release, rng = read_release(), np.random.default_rng(0)
+    of_each_kind = f"{release.n[0]} patients with a melanoma and {release.n[1]} without"
+    if options.cohort:
+        release, of_each_kind = as_a_cohort(release), f"{sum(release.n)} patients as they come"
     apart = float(np.sqrt(2) * norm.ppf(options.auc))
     many = draw_split(release, apart, rng, MANY // sum(release.n))
     truth = {
@@ -124,7 +139,7 @@ def main() -> None:
     for _ in trange(options.draws, unit="split"):
         for name, method, ends in find_intervals(draw_split(release, apart, rng), apart / 2, rng):
             found[name, method].append(ends)
-    sys.stdout.write(f"{release.n[0]} patients with a melanoma and {release.n[1]} without, {options.draws} draws\n\n")
+    sys.stdout.write(f"{of_each_kind}, {options.draws} draws\n\n")
     sys.stdout.write(
         "| figure | truth | interval | holds it | lies above it | median width |\n|---|---:|---|---:|---:|---:|\n"
     )
