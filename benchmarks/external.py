@@ -13,11 +13,12 @@ import numpy as np
 
 from isic_siamese.arrays import Floats
 from isic_siamese.bootstrap import draw_resamples, figure_text, mean_figures
+from isic_siamese.errors import run_command
 from isic_siamese.evaluation import EvaluateParams, count_answers
 from isic_siamese.measures import MOST, answer, point_measures, rate_bases, resampled_measures
 from isic_siamese.params import Params
 from isic_siamese.predictor import read_predictor
-from isic_siamese.release import TRAIN_FOLDER, TRAIN_ZIP, TRUTH_CSV, read_truth
+from isic_siamese.release import TRAIN_FOLDER, TRAIN_ZIP, TRUTH_CSV, naming, read_truth, refuse
 
 RATES = ("balanced_accuracy", "sensitivity", "specificity")
 SHOWN = ("roc_auc", *RATES, "brier", "calibration_slope", "calibration_intercept")
@@ -30,6 +31,10 @@ def main() -> None:
     folder, params = parser.parse_args().release, Params()
     section, predictor = params.section("evaluate", EvaluateParams), read_predictor()
     truth = read_truth(folder / TRUTH_CSV)
+    known = truth["image_name"][truth["image_name"].isin(predictor.references.table["image_name"])]
+    refuse(
+        folder / TRUTH_CSV, naming("images that the model was trained or chosen with", known), "take another release"
+    )
     with zipfile.ZipFile(folder / TRAIN_ZIP) as archive:
         images = [predictor.decode(archive.read(f"{TRAIN_FOLDER}{name}.jpg")) for name in truth["image_name"]]
     malignant = truth["target"].to_numpy() == 1
@@ -38,7 +43,7 @@ def main() -> None:
     resamples = draw_resamples(truth["patient_id"], malignant, section.resamples, rng)
 
     def measure(weights: Floats) -> dict[str, Floats]:
-        found = resampled_measures(answers, weights, rng)
+        found = resampled_measures(answers, weights)
         return {name: found[name] for name in SHOWN}
 
     figures = mean_figures([measure], resamples, section.confidence, MOST, rate_bases(answers))
@@ -50,4 +55,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from isic_siamese.areas import rank_auc
+from isic_siamese.bootstrap import draw_resamples, figure, resample_images
 from isic_siamese.classifier import platt_calibration, read_classifier
 from isic_siamese.errors import DataError
 from isic_siamese.files import write_csv
@@ -31,6 +33,17 @@ def test_the_rows_of_the_test_split_reproduce_the_reported_area() -> None:
     assert metrics["counts"]["test"]["images"] == 30
     assert metrics["counts"]["test"]["melanomas"] == table["target"].sum() == 3
     assert metrics["sensitivity"]["value"] == pytest.approx(table.query("target == 1")["decision"].mean(), abs=1e-6)
+
+
+@pytest.mark.usefixtures("here")
+def test_intervals_are_over_patients() -> None:
+    table = pd.read_csv("data/evaluation/test.csv")
+    malignant, scores = table["target"].to_numpy() == 1, table["score"].to_numpy()
+    resamples = draw_resamples(table["patient_id"], malignant, 100, np.random.default_rng(5))
+    assert resamples.n_rarer == 3 and len(resamples.multiplicities[0]) == 10
+    areas = resample_images(lambda weights: {"area": rank_auc(scores, malignant)(weights)}, resamples)["area"]
+    expected = figure(roc_auc_score(malignant, scores), areas, 0.95, resamples.n_rarer)
+    assert json.loads(Path("metrics/evaluate.json").read_text())["roc_auc"] == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.usefixtures("here")
@@ -117,7 +130,9 @@ def test_files_of_references_that_do_not_belong_together_are_refused(
         read_references(tmp_path)
 
 
-@pytest.mark.parametrize("moved", [("IP_0000029", "train"), ("IP_0000000", "val")])
+@pytest.mark.parametrize(
+    "moved", [("IP_0000029", "train"), ("IP_0000000", "val"), ("IP_0000029", "val"), ("IP_0000019", "test")]
+)
 def test_a_model_of_other_splits_is_not_tested(
     moved: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,7 +41,7 @@ CALLS: dict[str, Callable[[Labels], Any]] = {
     "decisions": lambda y: list(decision_figures(y, SCORES > 0, EVEN).values()),
     "brier": lambda y: brier(np.clip(SCORES, 0, 1), y, EVEN),
     "calibration_line": lambda y: list(calibration_line(np.clip(SCORES, 0, 1), y, EVEN).values()),
-    "calibration_error": lambda y: calibration_error(np.clip(SCORES, 0, 1), y, EVEN),
+    "calibration_error": lambda y: calibration_error(np.clip(SCORES, 0, 1), y),
     "delong": lambda y: delong(y, SCORES, SCORES**3).p,
     "draw_resamples": lambda y: draw_resamples(PATIENTS, y, 3, np.random.default_rng(0)).n_rarer,
     "draw_pairs": lambda y: draw_pairs(np.arange(N), y, BLOCKS, np.random.default_rng(0), oversample=True).to_numpy(),
@@ -76,7 +76,7 @@ def test_scores_of_a_table_keep_their_order_and_must_be_finite() -> None:
         lambda scores: matched_auc(SCORES, MALIGNANT, scores, 0.5)(EVEN),
         lambda scores: delong(MALIGNANT, scores, SCORES**3).p,
         lambda scores: brier(scores, MALIGNANT, EVEN),
-        lambda scores: calibration_error(scores, MALIGNANT, EVEN),
+        lambda scores: calibration_error(np.clip(scores, 0, 1), MALIGNANT),
     ]
     for call in calls:
         np.testing.assert_array_equal(call(column), call(SCORES))

@@ -45,22 +45,38 @@ def some_answers(n: int = 80, seed: int = 0) -> Answers:
 def test_with_every_image_once_a_resample_gives_the_point_estimates() -> None:
     answers = some_answers()
     points = point_measures(answers)
-    resampled = resampled_measures(answers, np.ones((2, 80)), np.random.default_rng(0))
+    resampled = resampled_measures(answers, np.ones((2, 80)))
     not_resampled = {"calibration_error", "calibration_error_uncalibrated", "brier_by_prevalence"}
     assert set(points) | {"band"} == set(resampled) | not_resampled
     for name, value in points.items():
-        if name not in {"accuracy_equal_classes", *not_resampled}:  # the first is drawn
+        if name not in not_resampled:
             assert resampled[name] == pytest.approx([value, value]), name
     assert resampled["band"].shape == (2, len(GRID))
 
 
-def test_the_accuracy_on_as_many_benign_images_is_the_balanced_accuracy_on_average() -> None:
+def test_the_balanced_accuracy_is_that_on_as_many_benign_images_as_melanomas_on_average() -> None:
+    answers, rng = some_answers(), np.random.default_rng(0)
+    right = answers.decisions == answers.malignant
+    melanomas, benign = np.flatnonzero(answers.malignant), np.flatnonzero(~answers.malignant)
+    draws = [right[np.append(melanomas, rng.choice(benign, len(melanomas), replace=False))] for _ in range(4000)]
+    assert np.mean(draws) == pytest.approx(point_measures(answers)["balanced_accuracy"], abs=0.005)
+
+
+def test_a_resample_without_a_class_has_nan_for_what_needs_both() -> None:
     answers = some_answers()
-    resampled = resampled_measures(answers, np.ones((4000, 80)), np.random.default_rng(0))
-    drawn = resampled["accuracy_equal_classes"]
-    assert drawn.mean() == pytest.approx(point_measures(answers)["balanced_accuracy"], abs=0.005)
-    specificity = point_measures(answers)["specificity"]  # of as many benign images as melanomas, 20
-    assert drawn.std() == pytest.approx(np.sqrt(specificity * (1 - specificity) / 20) / 2, rel=0.1)
+    found = resampled_measures(answers, np.stack([answers.malignant, ~answers.malignant]).astype(float))
+    assert np.isnan(found["roc_auc"]).all() and np.isnan(found["balanced_accuracy"]).all()
+    assert np.isfinite(found["accuracy"]).all()
+
+
+def test_answers_are_ranked_as_their_probabilities_are_even_where_the_calibration_turns_them_over() -> None:
+    rng = np.random.default_rng(0)
+    references = References(unit(rng, 12), pd.DataFrame({"target": np.arange(12) % 2}), Votes(np.ones(12), 0.0, 0.1))
+    for slope in (-1.5, 1.5):
+        found = answer(Classifier(slope, 0.1, 0.5, 0.5, 1, 1), references, unit(rng, 40), np.arange(40) % 3 == 0)
+        np.testing.assert_allclose(expit(found.scores), found.probabilities)
+        assert (found.decisions == (found.scores >= 0)).all()
+        assert point_measures(found)["roc_auc"] == roc_auc_score(found.malignant, found.probabilities)
 
 
 def test_the_partial_area_is_what_lies_above_four_fifths_sensitivity() -> None:
@@ -73,8 +89,8 @@ def test_the_partial_area_is_what_lies_above_four_fifths_sensitivity() -> None:
 
 def test_what_calibration_gains_is_told_beside_the_votes_alone_and_the_prevalence_alone() -> None:
     answers = some_answers()
-    points, once = point_measures(answers), np.ones((1, 80))
-    error = metrics.calibration_error(answers.uncalibrated, answers.malignant, once)[0]
+    points = point_measures(answers)
+    error = metrics.calibration_error(answers.uncalibrated, answers.malignant)
     assert points["calibration_error_uncalibrated"] == error != points["calibration_error"]
     assert points["brier_by_prevalence"] == 0.25 * 0.75
 

@@ -158,10 +158,10 @@ def add_intervals(
             figures[name] = rate_figure(value, spread[name], confidence, patients[rate])
         else:
             figures[name] = figure(value, spread[name], confidence, resamples.n_rarer, most.get(name, 1.0))
-    if patients.keys() >= set(RATES) and min(np.ptp(spread[rate]) for rate in RATES) == 0:
+    rated = "balanced_accuracy" in figures and patients.keys() >= set(RATES)
+    if rated and min(np.ptp(spread[rate]) for rate in RATES) == 0:
         ends = {end: float(np.mean([figures[rate][end] for rate in RATES])) for end in ("low", "high")}
-        for name in figures.keys() & {"balanced_accuracy", "accuracy_equal_classes"}:
-            figures[name] |= ends
+        figures["balanced_accuracy"] |= ends
     return figures
 
 

@@ -1,4 +1,4 @@
-"""From a score to an answer: calibrate on validation, and decide."""
+"""From votes to an answer: calibrate on validation, and decide."""
 
 import logging
 from dataclasses import asdict, dataclass
@@ -51,10 +51,10 @@ def platt_calibration(scores: Floats, malignant: Bools) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Classifier:
-    """What was fitted on validation: how a score becomes a probability, and a probability a decision.
+    """What was fitted on validation: how votes become a probability, and a probability a decision.
 
     Attributes:
-        slope: of the calibration, per unit of score.
+        slope: of the calibration, per unit of the votes.
         intercept: of the calibration.
         threshold: a probability of at least this is called melanoma.
         familiar: Euclidean distance of an image to the nearest reference, above which it is like no known lesion.
@@ -69,13 +69,20 @@ class Classifier:
     neighbours: Count
     orientations: Literal[1, 8]
 
-    def probabilities(self, scores: Floats) -> Floats:
-        """Return the calibrated probability of melanoma for each score."""
-        return np.asarray(expit(self.slope * scores + self.intercept), np.float64)
+    def log_odds(self, votes: Floats) -> Floats:
+        """Return the calibrated log odds of melanoma for the votes on each image: high where melanoma is likely.
 
-    def uncalibrated(self, scores: Floats) -> Floats:
+        Answers are ranked by these, not by the votes: where the slope is negative the two disagree.
+        """
+        return np.asarray(self.slope * votes + self.intercept, np.float64)
+
+    def probabilities(self, votes: Floats) -> Floats:
+        """Return the calibrated probability of melanoma for the votes on each image."""
+        return np.asarray(expit(self.log_odds(votes)), np.float64)
+
+    def uncalibrated(self, votes: Floats) -> Floats:
         """Return what the votes alone say, both classes being equally likely."""
-        return np.asarray(expit(scores), np.float64)
+        return np.asarray(expit(votes), np.float64)
 
     def decide(self, probabilities: Floats) -> Bools:
         """Return True where the answer is melanoma."""

@@ -157,7 +157,11 @@ def _train_and_answer(trainer: Trainer, test: Ints, checkpoints: Path, recipe: R
     _, nearest = find_nearest(embeddings[data.val_rows], embeddings[data.train_rows], 1)
     shown = params.neighbours, params.orientations
     classifier = fit_classifier(val_scores, data.malignant[data.val_rows], nearest[:, 0], *shown)
-    scores = answer(test, _union([data.val_rows, data.train_rows]))
-    probabilities = classifier.probabilities(scores)
-    columns = {"score": scores, "probability": probabilities, "decision": classifier.decide(probabilities).astype(int)}
+    votes = answer(test, _union([data.val_rows, data.train_rows]))
+    probabilities, log_odds = classifier.probabilities(votes), classifier.log_odds(votes)
+    columns = {
+        "score": log_odds,
+        "probability": probabilities,
+        "decision": classifier.decide(probabilities).astype(int),
+    }
     return pd.DataFrame({"row": test, **columns})

@@ -91,7 +91,7 @@ def evaluate(
 ) -> Evaluation:
     """Return every figure of the answers and pairs of a split, with its interval over `resamples` of the patients."""
     values = point_measures(answers)
-    spread = resample_images(lambda weights: resampled_measures(answers, weights, rng), resamples)
+    spread = resample_images(lambda weights: resampled_measures(answers, weights), resamples)
     values["pair_verification_auc"] = float(sk.roc_auc_score(pairs.same, -pairs.distances))
     area = rank_auc(-pairs.distances, pairs.same)
     spread |= resample_pairs(lambda w: {"pair_verification_auc": area(w)}, resamples, pairs.left, pairs.right)

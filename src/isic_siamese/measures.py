@@ -41,8 +41,8 @@ class Answers:
 
     Attributes:
         malignant: the label, `(N,)`.
-        scores: the votes of the references, `(N,)`.
-        probabilities: calibrated, `(N,)`.
+        scores: calibrated log odds of melanoma, `(N,)`.
+        probabilities: what these are as probabilities, `(N,)`.
         uncalibrated: what the votes alone say, `(N,)`.
         decisions: True is melanoma, `(N,)`.
         nearest: the nearest references, nearest first, int64 `(N, k)`.
@@ -64,15 +64,15 @@ class Answers:
 
 def answer(classifier: Classifier, references: References, embeddings: Embeddings, malignant: Bools) -> Answers:
     """Answer for `embeddings` `(N, D)`, whose labels `malignant` `(N,)` only stand beside the answers."""
-    scores = references.scores(embeddings)
+    votes = references.scores(embeddings)
     k = max(classifier.neighbours, *RECALL_AT)
     nearest, distances = references.nearest(embeddings, k)
-    probabilities = classifier.probabilities(scores)
+    probabilities = classifier.probabilities(votes)
     return Answers(
         malignant,
-        scores,
+        classifier.log_odds(votes),
         probabilities,
-        classifier.uncalibrated(scores),
+        classifier.uncalibrated(votes),
         classifier.decide(probabilities),
         nearest,
         distances,
@@ -108,8 +108,6 @@ def point_measures(answers: Answers) -> dict[str, float]:
         "ppv": sk.precision_score(y, flagged, zero_division=np.nan),
         "npv": sk.precision_score(~y, ~flagged, zero_division=np.nan),
         "f1": sk.f1_score(y, flagged),
-        # Its expectation over all draws of as many benign images as melanomas is the balanced accuracy.
-        "accuracy_equal_classes": sk.balanced_accuracy_score(y, flagged),
         "brier": sk.brier_score_loss(y, answers.probabilities),
         "brier_uncalibrated": sk.brier_score_loss(y, answers.uncalibrated),
         "brier_by_prevalence": y.mean() * (1 - y.mean()),  # of whoever says the same of each image
@@ -117,22 +115,20 @@ def point_measures(answers: Answers) -> dict[str, float]:
     figures["ppv_isic2020"] = metrics.ppv_at(metrics.ISIC_2020, figures["sensitivity"], figures["specificity"])
     figures |= {name: line[0] for name, line in metrics.calibration_line(answers.probabilities, y, once).items()}
     for name, probabilities in (("", answers.probabilities), ("_uncalibrated", answers.uncalibrated)):
-        figures[f"calibration_error{name}"] = metrics.calibration_error(probabilities, y, once)[0]
+        figures[f"calibration_error{name}"] = metrics.calibration_error(probabilities, y)
     figures |= {name: values[0] for name, values in (_recall(answers, once) | _at_dermatologists(curve)).items()}
     return {name: float(value) for name, value in figures.items() if np.isfinite(value)}
 
 
-def resampled_measures(answers: Answers, weights: Floats, rng: np.random.Generator) -> dict[str, Floats]:
+def resampled_measures(answers: Answers, weights: Floats) -> dict[str, Floats]:
     """Return the figures of `point_measures` for each row of `weights` `(b, N)`, and the ROC curve on `GRID`.
 
     But no calibration error: chance raises it, and a resample holds chance twice. Where the truth was known, intervals
     of it missed even the point estimate. Nor what the prevalence alone gives, which is no figure of the model.
-
-    `rng` draws the benign images of `accuracy_equal_classes`, so that its interval has the spread of so few.
     """
     y = answers.malignant
     curve = metrics.sweep(answers.scores, y, weights)
-    figures = {
+    return {
         "roc_auc": metrics.roc_auc(curve),
         "average_precision": metrics.average_precision(curve),
         "partial_auc": metrics.partial_auc(curve, LEAST_SENSITIVITY),
@@ -141,12 +137,9 @@ def resampled_measures(answers: Answers, weights: Floats, rng: np.random.Generat
         "brier_uncalibrated": metrics.brier(answers.uncalibrated, y, weights),
         **metrics.calibration_line(answers.probabilities, y, weights),
         **_recall(answers, weights),
+        **_at_dermatologists(curve),
         "band": metrics.sensitivity_on(curve, GRID),
     }
-    n_melanoma = (weights @ y).astype(np.int64)
-    spared = rng.binomial(n_melanoma, figures["specificity"])
-    figures["accuracy_equal_classes"] = (figures["sensitivity"] + spared / n_melanoma) / 2
-    return figures | _at_dermatologists(curve)
 
 
 def _at_dermatologists(curve: metrics.Curve) -> dict[str, Floats]:
@@ -163,6 +156,6 @@ def _recall(answers: Answers, weights: Floats) -> dict[str, Floats]:
     alike = answers.nearest_malignant == answers.malignant[:, None]
     found = {k: alike[:, :k].any(axis=1) for k in RECALL_AT}
     by_class = [weights * of_class for of_class in (answers.malignant, ~answers.malignant)]
-    return {
-        f"recall_at_{k}": np.mean([part @ found[k] / part.sum(axis=1) for part in by_class], axis=0) for k in RECALL_AT
-    }
+    with np.errstate(invalid="ignore"):  # a class may be absent: NaN
+        rates = {k: [part @ found[k] / part.sum(axis=1) for part in by_class] for k in RECALL_AT}
+    return {f"recall_at_{k}": np.mean(rates[k], axis=0) for k in RECALL_AT}

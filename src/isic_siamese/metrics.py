@@ -70,7 +70,8 @@ def average_precision(curve: Curve) -> Floats:
     gains = np.diff(curve.hits, axis=1)
     flagged = curve.hits[:, 1:] + curve.alarms[:, 1:]
     precision = np.divide(curve.hits[:, 1:], flagged, out=np.zeros_like(gains), where=flagged > 0)
-    return np.asarray((gains * precision).sum(axis=1) / curve.hits[:, -1], np.float64)
+    with np.errstate(invalid="ignore"):  # without positives: NaN
+        return np.asarray((gains * precision).sum(axis=1) / curve.hits[:, -1], np.float64)
 
 
 def partial_auc(curve: Curve, sensitivity: float) -> Floats:
@@ -172,8 +173,10 @@ def _logistic_fit(columns: Floats, offset: Floats, outcomes: Bools, weights: Flo
             break
     total = weights.sum(axis=1, keepdims=True)
     best = (np.abs(step) <= SMALL) & (np.abs(gradient) <= SMALL * total)
+    # Flat: classes that are apart but for a tie, or a single probability. Along it the pseudo-inverse takes no step.
+    curved = np.linalg.eigvalsh(curvature)[:, :1] > SMALL * total
     mixed = (weights @ outcomes > 0) & (weights @ ~outcomes > 0)
-    found[~(best.all(axis=1) & mixed)] = np.nan
+    found[~((best & curved).all(axis=1) & mixed)] = np.nan
     return found
 
 
@@ -191,15 +194,16 @@ def chance_calibration_error(probabilities: Floats, rng: np.random.Generator, n_
 
     What a model whose probabilities are true would have, to be read beside its `calibration_error`.
     """
-    once = np.ones((1, len(probabilities)))
-    drawn = rng.random((n_draws, len(probabilities))) < probabilities
-    return float(np.mean([calibration_error(probabilities, outcomes, once)[0] for outcomes in drawn]))
+    return float(_calibration_errors(probabilities, rng.random((n_draws, len(probabilities))) < probabilities).mean())
 
 
-def calibration_error(probabilities: Floats, positive: Bools, weights: Floats) -> Floats:
-    """Expected calibration error, `(B,)`: |mean probability - share of positives| of a bin, averaged over images."""
+def calibration_error(probabilities: Floats, positive: Bools) -> float:
+    """Expected calibration error: |mean probability - share of positives| of a bin, averaged over images."""
     probabilities, outcomes = as_labelled(probabilities, positive)
-    bins = calibration_bins(probabilities)
-    gaps = np.zeros((len(probabilities), N_BINS))
-    gaps[np.arange(len(bins)), bins] = probabilities - outcomes
-    return np.asarray(np.abs(weights @ gaps).sum(axis=1) / weights.sum(axis=1), np.float64)
+    return float(_calibration_errors(probabilities, outcomes[None])[0])
+
+
+def _calibration_errors(probabilities: Floats, outcomes: Bools) -> Floats:
+    """Return the calibration error of each row of `outcomes` `(B, N)`."""
+    bins = np.eye(N_BINS)[calibration_bins(probabilities)]
+    return np.asarray(np.abs((probabilities - outcomes) @ bins).sum(axis=1) / len(probabilities), np.float64)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from isic_siamese.bootstrap import figure_text
+from isic_siamese.controls import SHUFFLES
 from isic_siamese.errors import DataError, run_command
 from isic_siamese.evaluation import EvaluateParams
 from isic_siamese.files import replacing
@@ -26,8 +27,7 @@ FIGURES = {
     "roc_auc": "ROC AUC",
     "average_precision": "Average precision",
     "partial_auc": "Partial AUC at sensitivity >= 80 % (ISIC 2024, 0 to 0.2)",
-    "balanced_accuracy": "Balanced accuracy",
-    "accuracy_equal_classes": "Accuracy on one balanced draw of test images, interval of such draws",
+    "balanced_accuracy": "Balanced accuracy: expected accuracy on as many benign images as melanomas",
     "accuracy": "Accuracy",
     "sensitivity": "Sensitivity",
     "specificity": "Specificity",
@@ -53,7 +53,7 @@ CONTROLS = {
     "untrained_encoder": "EfficientNet-Lite0 with random weights, reference votes",
     "imagenet_features": "EfficientNet-Lite0 with ImageNet weights, frozen, logistic regression",
     "imagenet_votes": "EfficientNet-Lite0 with ImageNet weights, frozen, reference votes",
-    "shuffled_labels": "Shuffled labels, mean and spread of 20 (expect 0.5)",
+    "shuffled_labels": f"Shuffled labels, mean and spread of {SHUFFLES} (expect 0.5)",
 }
 
 USE = """\
@@ -136,7 +136,8 @@ def _figures(release: str, confidence: float, numbers: Numbers) -> Iterator[str]
     yield "standard error of a patient-level bootstrap. Where all resamples agree, a rate has a Clopper-Pearson"
     yield "interval over patients, and the mean of two rates the mean of their limits; other figures have none. Nor"
     yield "has the calibration error, which sampling noise biases upwards. Accuracy, predictive values, average"
-    yield "precision, F1 and Brier score hold at the prevalence of this split."
+    yield "precision, F1, Brier score and calibration in the large, and their intervals, hold for the share of patients"
+    yield "with a melanoma that this split has."
     yield ""
     yield f"**Goal of 80 % accuracy**: {evaluation['goal']}."
     yield ""

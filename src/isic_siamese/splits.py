@@ -116,7 +116,7 @@ def _check_both_classes(names: list[str], dealt: Floats) -> None:
             raise DataError(
                 f"split {name}: wanted at least 2 patients with melanoma and 2 without, got {with_melanoma:.0f} and "
                 f"{patients - with_melanoma:.0f}; use a release with more patients (those who share a "
-                f"picture count as one), or {change}"
+                f"picture go together), or {change}"
             )
 
 
