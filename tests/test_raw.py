@@ -123,6 +123,41 @@ def test_what_a_user_put_into_raw_is_moved_and_not_deleted(
     )
 
 
+def test_what_a_user_puts_into_raw_while_a_release_is_fetched_is_moved_too(folder: Path, raw: Path) -> None:
+    link(folder, raw)
+    only = only_copies(raw, raw.parent / "releases/verified.json")
+    (raw / "labels.csv").write_text("ISIC_0000001,naevus\n")
+    link_release(folder, raw, raw.parent / "releases", only)
+    assert contents(raw) == contents(folder)
+    assert contents(raw.parent, "releases/found-*/*") == {"labels.csv": b"ISIC_0000001,naevus\n"}
+
+
+def test_what_is_moved_never_takes_the_place_of_what_was_moved_before(folder: Path, raw: Path) -> None:
+    for text in ("first", "second"):
+        link(folder, raw)
+        (raw / "labels.csv").write_text(text)
+        os.utime(raw / "labels.csv", (0, 0))
+        link(folder, raw)
+    found = raw.parent.glob("releases/found-*/labels.csv")
+    assert sorted(path.read_text() for path in found) == ["first", "second"]
+
+
+def test_an_edited_copy_of_the_size_and_time_of_its_original_is_moved_too(
+    folder: Path, raw: Path, tmp_path: Path
+) -> None:
+    verify_release(folder, raw.parent / "releases/verified.json")
+    for other in (write_release(tmp_path / "other"), folder):
+        shutil.rmtree(raw, ignore_errors=True)
+        shutil.copytree(folder, raw)
+        table = raw / release.TRUTH_CSV
+        facts = table.stat()
+        table.write_text(table.read_text().replace("unknown", "naevus_"))
+        os.utime(table, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+        link(other, raw)
+    found = list(raw.parent.glob(f"releases/found-*/{release.TRUTH_CSV}"))
+    assert len(found) == 2 and all("naevus_" in path.read_text() for path in found)
+
+
 def test_a_file_in_the_place_of_raw_is_refused_and_stays(folder: Path, raw: Path) -> None:
     raw.parent.mkdir()
     raw.write_text("mine")
@@ -131,10 +166,10 @@ def test_a_file_in_the_place_of_raw_is_refused_and_stays(folder: Path, raw: Path
     assert raw.read_text() == "mine"
 
 
-def test_a_ground_truth_that_was_converted_is_no_file_of_the_user(folder: Path, raw: Path) -> None:
+def test_a_ground_truth_that_was_converted_is_no_file_of_the_user(folder: Path, raw: Path, tmp_path: Path) -> None:
     write_truth_v1(folder)
-    for _ in range(2):
-        link(folder, raw)
+    for source in (folder, folder, write_release(tmp_path / "other"), folder):
+        link(source, raw)
     assert not list(raw.parent.glob("releases/found-*"))
 
 

@@ -4,6 +4,7 @@ import filecmp
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -46,8 +47,11 @@ def only_copies(raw: Path, record: Path) -> list[Path]:
     """
     if raw.is_file():
         raise DataError(f"{raw}: a file, wanted a folder or nothing; move it out of there")
-    visible = [path for path in raw.glob("*") if path.name[0] != "." and not path.is_symlink()]
-    return sorted(path for path in visible if not path.is_file() or _may_be_the_only_one(path, record))
+    return sorted(path for path in _visible(raw) if not path.is_file() or _may_be_the_only_one(path, record))
+
+
+def _visible(raw: Path) -> list[Path]:
+    return [path for path in raw.glob("[!.]*") if not path.is_symlink()]
 
 
 def _may_be_the_only_one(path: Path, record: Path) -> bool:
@@ -60,7 +64,8 @@ def link_release(folder: Path, raw: Path, store: Path, only: Sequence[Path] = ()
 
     What the release leaves out is there without content.
     The whole folder changes at once, so no moment finds two releases mixed. What `raw` held before goes, being links;
-    but the `only` copies are moved into a new folder of `store`. Where `raw` is a symlink, it stays one.
+    but the `only` copies, and what came since by another name, are moved into a new folder of `store`. Where `raw` is
+    a symlink, it stays one.
 
     Raises:
         DataError: `folder` is inside `raw`, or a file cannot be linked or copied, for want of space say.
@@ -72,11 +77,13 @@ def link_release(folder: Path, raw: Path, store: Path, only: Sequence[Path] = ()
     _delete(new)
     new.mkdir(parents=True)
     try:
-        _fill(new, folder)
+        _fill(new, folder, store)
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)  # or a full disk would stay full
         raise
-    _set_aside([path for path in only if not _holds(new / path.name, path)], store)
+    late = [path for path in _visible(raw) if path.name not in release.FILES]
+    kept = {path.name: path for path in [*only, *late] if not _holds(new / path.name, path)}
+    _set_aside([*kept.values()], store)
     _delete(old)
     if raw.exists():
         raw.rename(old)
@@ -92,13 +99,14 @@ def _delete(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def _fill(new: Path, folder: Path) -> None:
+def _fill(new: Path, folder: Path, store: Path) -> None:
     absent = left_out(folder)
     for name, source in release_paths(folder).items():
         if name in absent:
             (new / name).write_bytes(release.EMPTY[name])
         elif source.name == release.TRUTH_V1_CSV:
-            write_csv(new / name, release.read_truth(source))
+            write_csv(store / name, release.read_truth(source))
+            link_or_copy(store / name, new / name)  # so that it is never taken for the only copy
         else:
             link_or_copy(source, new / name)
 
@@ -107,7 +115,7 @@ def link_or_copy(source: Path, target: Path) -> None:
     """Hard-link `target` to `source`, or copy it where that cannot be, such as across disks.
 
     Raises:
-        DataError: neither can be.
+        DataError: neither can be; a part may be there.
     """
     try:
         os.link(source.resolve(), target)
@@ -116,7 +124,6 @@ def link_or_copy(source: Path, target: Path) -> None:
             log.info("copying %s (%.1f GB)", source, source.stat().st_size / 1e9)
             shutil.copy2(source, target)
         except OSError as error:
-            target.unlink(missing_ok=True)
             raise DataError(f"{target}: cannot copy {source}: {error.strerror}; mend that and run again") from None
 
 
@@ -126,8 +133,8 @@ def _holds(new: Path, old: Path) -> bool:
 
 def _set_aside(paths: Sequence[Path], store: Path) -> None:
     if paths:
-        aside = store / f"found-{max(path.stat().st_mtime_ns for path in paths)}"
-        aside.mkdir(parents=True, exist_ok=True)
+        store.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix="found-", dir=store))
         for path in paths:
             shutil.move(path, aside / path.name)
         log.warning("what may be the only copy is kept: moved %s to %s", release.some([p.name for p in paths]), aside)

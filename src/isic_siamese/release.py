@@ -43,7 +43,7 @@ EMPTY = {
 }
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_NAME = re.compile(r"[A-Za-z0-9]\w*", re.ASCII)  # it becomes part of a member's path, so no slash and no dot
+_NAME = re.compile(r"\w+", re.ASCII)  # it becomes part of a member's path, so no slash and no dot
 
 
 def read_truth(path: Path) -> pd.DataFrame:

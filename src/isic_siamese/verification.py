@@ -1,5 +1,6 @@
 """Whether five files are one whole release: each table, each zip, and all of them against each other."""
 
+import filecmp
 import hashlib
 import logging
 import os
@@ -107,12 +108,13 @@ def verify_release(folder: Path, record: Path, official: bool = False) -> dict[s
 def has_verified_twin(path: Path, record: Path) -> bool:
     """Whether the file that `path` was copied from is still in its place, in a release that `record` knows.
 
-    A zip must be the one that was verified there; of the tables nothing is recorded.
+    A zip must be the one that was verified there; of the tables nothing is recorded, so their bytes are compared.
     """
     facts, entries = _facts(path), _read_record(record)
     zips = [Path(key) for key, entry in entries.items() if facts == (entry.n_bytes, entry.mtime_ns)]
     twins = {zip_.parent / path.name for zip_ in (zips if path.suffix == ".zip" else map(Path, entries))}
-    return any(twin.is_file() and _facts(twin) == facts and not twin.samefile(path) for twin in twins)
+    twins = {twin for twin in twins if twin.is_file() and _facts(twin) == facts and not twin.samefile(path)}
+    return any(path.suffix == ".zip" or filecmp.cmp(path, twin, shallow=False) for twin in twins)
 
 
 def _require_files(folder: Path, absent: list[str], replaceable: list[str]) -> None:
