@@ -39,6 +39,29 @@ def test_padding_before_the_end_marker_and_junk_after_it_lose_nothing() -> None:
         np.testing.assert_array_equal(decode_image(padded, 128), decode_image(jpeg, 128))
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+def test_padding_is_that_of_the_picture_and_not_of_a_preview_before_or_behind_it(progressive: bool) -> None:
+    jpeg, preview = encode(draw(900, 700), progressive=progressive), encode(draw(60, 40))
+    in_a_segment = b"\xff\xe2" + (len(preview) + 2).to_bytes(2) + preview
+    padded = jpeg[:2] + in_a_segment + jpeg[2:-2] + b"\0" * 512 + jpeg[-2:] + preview
+    np.testing.assert_array_equal(decode_image(padded, 128), decode_image(jpeg, 128))
+
+
+def test_pixels_that_begin_as_a_marker_does_are_none() -> None:
+    jpeg = encode(Image.new("L", (900, 700)), quality=100)  # black, in the longest code that there is
+    assert jpeg[jpeg.index(b"\xff\xda") :][10:12] == b"\xff\0"
+    padded = jpeg[:-2] + b"\0" * 512 + jpeg[-2:]
+    np.testing.assert_array_equal(decode_image(padded, 128), decode_image(jpeg, 128))
+
+
+def test_zeros_behind_a_broken_image_are_no_padding_of_it() -> None:
+    jpeg = encode(draw(900, 700))
+    scan = jpeg.index(b"\xff\xda") + 20
+    damaged = jpeg[: scan + 20_000] + jpeg[scan + 10_000 : scan + 10_512] + jpeg[scan + 20_512 :]
+    with pytest.raises(DataError, match="extraneous bytes before marker 0xd9"):
+        decode_image(damaged + b"\xff\xd8" + bytes(200_000) + b"\xff\xd9", 128)
+
+
 def test_padding_of_a_cmyk_jpeg_loses_nothing() -> None:
     jpeg = encode(draw(300, 200).convert("CMYK"))
     padded = jpeg[:-2] + b"\0" * 512 + jpeg[-2:]

@@ -8,6 +8,7 @@ antialiased Lanczos filter does the rest. `docs/benchmarks.md` has the figures b
 import io
 import re
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -150,7 +151,9 @@ def _is_padding(problem: str, jpeg: bytes) -> bool:
     warning = re.fullmatch(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9", problem)
     if not warning:
         return False
-    before, _, _ = jpeg.rpartition(END_OF_IMAGE)
+    # Not the last end marker of the file, nor the first: previews lie behind the picture and in segments before it.
+    start_of_pixels = max((end for *_, end in _segments(jpeg)), default=0)
+    before = jpeg[: jpeg.index(END_OF_IMAGE, start_of_pixels)]
     return set(before[-int(warning[1]) :]) <= {0x00, 0xFF}  # else they are of the image, whose code is broken
 
 
@@ -192,16 +195,23 @@ def _read_orientation(jpeg: bytes) -> int:
     By hand, because Pillow reads all of the EXIF data for it, and warns of what is broken elsewhere: 0.4 ms of the 10
     that a camera original takes.
     """
-    at = 2
-    while at + 10 < len(jpeg) and jpeg[at] == 0xFF and jpeg[at + 1] != START_OF_SCAN:
-        if jpeg[at + 1] == 0xFF:  # any number of them may lead a marker
+    for marker, start, end in _segments(jpeg):
+        if marker == APP1 and jpeg[start : start + 6] == b"Exif\0\0":
+            return _find_orientation(jpeg[start + 6 : end])
+    return 1
+
+
+def _segments(jpeg: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield marker, start and end of each segment before the pixels, which the last one, the start of scan, leads."""
+    at, marker = 2, 0
+    while at + 4 <= len(jpeg) and jpeg[at] == 0xFF and marker != START_OF_SCAN:
+        marker = jpeg[at + 1]
+        if marker == 0xFF:  # any number of them may lead a marker
             at += 1
             continue
         end = at + 2 + int.from_bytes(jpeg[at + 2 : at + 4])
-        if jpeg[at + 1] == APP1 and jpeg[at + 4 : at + 10] == b"Exif\0\0":
-            return _find_orientation(jpeg[at + 10 : end])
+        yield marker, at + 4, end
         at = end
-    return 1
 
 
 def _find_orientation(tiff: bytes) -> int:
