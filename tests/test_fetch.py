@@ -1,6 +1,7 @@
 """Fetching against a real server that misbehaves."""
 
 import os
+import re
 import resource
 from collections.abc import Iterator
 from pathlib import Path
@@ -151,6 +152,25 @@ def test_a_refusal_is_not_asked_again(server: MirrorServer, tmp_path: Path, plan
     with pytest.raises(RefusedError) as refusal:
         fetch(server, tmp_path)
     assert str(refusal.value) == server.url + message
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [(b'{"error": 1}', "no zip: it begins with b'{"), (b"  \n<!DOCTYPE html>", "a web page instead of the file")],
+)
+def test_a_message_in_the_place_of_a_zip_costs_nothing_that_was_fetched(
+    answer: bytes, problem: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file.zip.part").write_bytes(b"PK half")
+    with (
+        serving({"/file.zip": answer}) as server,
+        httpx.Client() as client,
+        tqdm(disable=True) as bar,
+        pytest.raises(GivenUpError, match=re.escape(problem)),
+    ):
+        Fetcher(client, [], Event()).fetch(f"{server.url}/file.zip", tmp_path / "file.zip", bar)
+    assert [path.name for path in tmp_path.iterdir()] == ["file.zip.part"]
+    assert (tmp_path / "file.zip.part").read_bytes() == b"PK half"
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,10 @@ def test_the_older_ground_truth_does_where_the_newer_is_not(folder: Path, store:
 
 
 def test_a_folder_on_this_disk_is_linked_and_not_copied(folder: Path, store: Path) -> None:
+    store.mkdir(parents=True)
+    (store / f".123.{release.TRAIN_ZIP}").write_bytes(b"PK of a copy that was killed")
     fetch(store, str(folder), "http://127.0.0.1:9")
+    assert sorted(path.name for path in store.iterdir()) == sorted(release.FILES)
     assert all((store / name).samefile(folder / name) for name in release.FILES)
 
 
@@ -249,7 +252,7 @@ def survive_kills(folder: Path, store: Path, seed: int, n_kills: int) -> int:
 
 
 def test_a_download_killed_at_random_points_ends_in_the_right_bytes(folder: Path, store: Path) -> None:
-    (folder / release.TRAIN_ZIP).write_bytes(random.Random(1).randbytes(6_000_000))
+    (folder / release.TRAIN_ZIP).write_bytes(b"PK" + random.Random(1).randbytes(6_000_000))
     n_resumed = survive_kills(folder, store, seed=1, n_kills=5)
     assert contents(store) == contents(folder)
     assert n_resumed >= 3

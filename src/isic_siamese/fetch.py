@@ -140,8 +140,7 @@ class Fetcher:
         if response.status_code != 416 and not chunk:
             raise CutError("empty answer")
         if response.status_code == 200:
-            if chunk.lstrip()[:1] == b"<":
-                raise CutError(WEB_PAGE)
+            _require_content(part.whole, chunk)
             part.begin(now)
         else:
             _require_continuation(response, now, part)
@@ -179,6 +178,14 @@ def _require_file(response: httpx.Response) -> None:
         raise RefusedError(f"{response.url}: sent compressed, though not asked for")
     if not {"Content-Length", "Transfer-Encoding"} & {name.title() for name in response.headers}:
         raise RefusedError(f"{response.url}: sent without a length, so a cut would look like the end")
+
+
+def _require_content(path: Path, chunk: bytes) -> None:
+    """Let pass only what the file `path` may begin with, so that no message of a server takes the place of a part."""
+    if chunk.lstrip()[:1] == b"<":
+        raise CutError(WEB_PAGE)
+    if path.suffix == ".zip" and not b"PK".startswith(chunk[:2]):
+        raise CutError(f"no zip: it begins with {chunk[:20]!r}")
 
 
 def _require_continuation(response: httpx.Response, now: Origin, part: Part) -> None:

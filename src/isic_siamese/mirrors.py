@@ -134,6 +134,8 @@ def _fetch_from(fetcher: Fetcher, mirror: str, path: Path, bar: "tqdm[Any]") -> 
 def _link(source: Path, target: Path) -> None:
     if not source.is_file():
         raise RefusedError(f"{source}: no such file")
+    for left in target.parent.glob(f".[0-9]*.{target.name}"):  # by a copy that was killed, up to 23 GB
+        left.unlink()
     with replacing(target) as temporary:
         link_or_copy(source, temporary)
 
