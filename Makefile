@@ -27,12 +27,12 @@ repro: setup ## rebuild whatever is stale, from data to metrics
 	dvc repro
 
 # Touched, because git takes for unchanged what DVC wrote in the second, and of the size, that the index has; from HEAD
-# and in the index, too, because DVC stages what it writes. What HEAD lacks goes.
+# and in the index, too, because DVC stages what it writes. Results that HEAD lacks go, and can be made again.
 MADE := params.yaml '*dvc.lock' metrics
 restore: ## go back to the committed parameters, figures and models; code stays as it is
 	@git ls-files -z -- $(MADE) | xargs -0 touch -c
 	@git restore --source HEAD --staged --worktree -- $(MADE)
-	@git clean --quiet --force -d -- $(MADE)
+	@git clean --quiet --force -d -- '*dvc.lock' 'metrics/*.json' metrics/plots
 	@dvc checkout || { echo "not in this clone's cache: dvc pull fetches what was pushed, dvc repro makes it anew" >&2; exit 1; }
 
 card: setup ## write the figures of metrics/ into docs/model-card.md and README.md

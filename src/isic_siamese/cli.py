@@ -211,7 +211,3 @@ def _read_images(paths: Sequence[Path], predictor: Predictor) -> list[Images]:
             problems.append(f"{path}: {error}")
     _refuse(problems)
     return images
-
-
-if __name__ == "__main__":
-    main()
