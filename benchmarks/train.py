@@ -167,7 +167,9 @@ def ratio(seconds: dict[str, list[float]], over: str, under: str) -> float:
 def speed_tables(run: Trainer, seconds: dict[str, list[float]]) -> list[str]:
     """Return the tables of speed as Markdown."""
     n_images, most = len(run.steps[middle(run)].rows), pairs_per_step(run)
-    lines = ["| loop | pairs/s | images/s through the encoder | ours, pairs/s |", "|---|---:|---:|---:|"]
+    encoded = n_images if run.features is None else n_images - run.steps[middle(run)].n_plain
+    lines = [f"A step of ours has {n_images} views, of which {encoded} go through the encoder.", ""]
+    lines += ["| loop | pairs/s | views/s | ours, pairs/s |", "|---|---:|---:|---:|"]
     for name in (name for name in seconds if name == "ours" or name.startswith("two branches")):
         n_pairs = most if name == "ours" else int(name.split()[-2])
         second = statistics.median(seconds[name])
@@ -182,7 +184,7 @@ def speed_tables(run: Trainer, seconds: dict[str, list[float]]) -> list[str]:
             lines.append(f"| {name} | {1000 * part:,.1f} | {ratio(seconds, name, 'ours'):.1%} |")
     reached = ratio(seconds, "bare encoder", "ours")
     speeds = [n_images / statistics.median(seconds[name]) for name in ("ours", "bare encoder")]
-    return [*lines, "", f"Ours: {speeds[0]:,.1f} images/s, {reached:.1%} of the bare encoder's {speeds[1]:,.1f}."]
+    return [*lines, "", f"Ours: {speeds[0]:,.1f} views/s, {reached:.1%} of the bare encoder's {speeds[1]:,.1f}."]
 
 
 def describe(run: Trainer) -> str:
