@@ -96,8 +96,9 @@ def cross_validate(
     that was stopped goes on with the next.
 
     Returns:
-        `repeat, fold, row, image_name, patient_id, target, score, probability, decision`, each image once a repeat; and
-        `brightness`, its mean, with the scores of `out_of_fold.CONTROLS` in the same folds, `<name>_score`.
+        `repeat, fold, row, image_name, patient_id, target, score, probability, decision`, each image once a repeat (the
+        score being the calibrated log odds); and `brightness`, its mean, with the scores of `out_of_fold.CONTROLS` in
+        the same folds, `<name>_score`.
     """
     parts = []
     malignant = index["target"].to_numpy() == 1
