@@ -100,13 +100,15 @@ def test_a_picture_that_cannot_be_drawn_is_refused_before_any_answer(
     assert captured.out == "" and message in captured.err
 
 
-def test_a_picture_does_not_replace_an_image_that_is_asked_about(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("option", ["--picture", "--csv"])
+def test_nothing_that_is_written_replaces_an_image_that_is_asked_about(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lesion = jpeg(tmp_path / "lesion.png", 60)
+    name = {"--picture": "lesion.png", "--csv": "lesion.csv"}[option]
+    lesion = jpeg(tmp_path / name, 60)
     before = lesion.read_bytes()
     with pytest.raises(SystemExit, match="1"):
-        cli.main(["predict", str(lesion), "--picture", str(tmp_path / "." / "lesion.png")])
+        cli.main(["predict", str(lesion), option, str(tmp_path / "." / name)])
     assert "that is one of the images; give another name" in capsys.readouterr().err
     assert lesion.read_bytes() == before
 

@@ -74,8 +74,9 @@ def predict_files(
         most = f"at most {MOST_DRAWN} lesions fit on one, got {len(paths)}; draw fewer at once"
         raise DataError(f"--picture {picture}: {most}")
     _check_readable(paths)  # before the model is read
-    if picture and picture.exists() and any(picture.samefile(path) for path in paths):
-        raise DataError(f"--picture {picture}: that is one of the images; give another name")
+    for option, made in (("--csv", table), ("--picture", picture)):
+        if made and made.exists() and any(made.samefile(path) for path in paths):
+            raise DataError(f"{option} {made}: that is one of the images; give another name")
     predictor = read_predictor(data)
     images = _read_images(paths, predictor)
     answers = predictor.answer(images, "answer" if len(images) >= MANY else None)
