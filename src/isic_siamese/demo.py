@@ -57,7 +57,7 @@ class DemoParams(Section):
         if self.melanomas > self.patients - FEWEST:
             raise ValueError(
                 f"wanted at most {self.patients - FEWEST} melanomas, so that {FEWEST} of the {self.patients} patients "
-                f"have none and each split gets some of both, got {self.melanomas}"
+                f"have none, got {self.melanomas}"
             )
         if self.duplicates > self.images:
             raise ValueError(f"wanted at most {self.images} duplicates, one for each image, got {self.duplicates}")

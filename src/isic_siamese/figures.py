@@ -39,7 +39,7 @@ def draw_precision_recall(
     if "ppv" in figures:
         chosen = (figures["sensitivity"]["value"], figures["ppv"]["value"])
         axes.plot(*chosen, color=BLUE, **CHOSEN)
-    axes.legend(loc="lower left" if share < 0.2 else "lower center")
+    figure.legend(loc="outside lower center")  # where melanoma is rare, the curve is where a corner would be free
 
 
 def draw_reliability(figure: Figure, title: str, answers: Answers, evaluation: Evaluation) -> None:
@@ -172,6 +172,7 @@ def write_curves(folder: Path, answers: Answers, evaluation: Evaluation, drawn: 
     write_figure(
         folder / "precision_recall.png",
         lambda figure: draw_precision_recall(figure, f"Precision and recall, {below}", answers, figures),
+        height=5.6,
     )
     write_figure(
         folder / "reliability.png",
