@@ -1,8 +1,8 @@
 """Compare what `dvc repro` just made with the `dvc.lock` and `metrics/` that HEAD holds.
 
 What is made of integers (release, shards, splits, pairs) must have the committed hashes on every machine. What training
-made has them on the same kind of processor; on another the last bits of float sums differ, and then the figures must
-lie within the committed 95 % intervals.
+made has them on the same kind of processor; on another the last bits of float sums differ, and then the figures that
+have a 95 % interval must lie within the committed one.
 """
 
 import json
@@ -80,7 +80,9 @@ def main() -> int:
     if problems:
         sys.stderr.write("Run 'dvc repro', look at 'dvc metrics diff', and commit dvc.lock and metrics/.\n")
         return 1
-    agree = "every byte" if old == new else "the bytes of the data and, within their intervals, the figures"
+    agree = (
+        "every byte" if old == new else "the bytes of the data and, where they have intervals, within them the figures"
+    )
     sys.stderr.write(f"dvc repro made what is committed: {agree}.\n")
     return 0
 
