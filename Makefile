@@ -18,7 +18,8 @@ setup: .venv/.ready ## make .venv from requirements.lock, the package editable
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12")'
 	@if [ -L .venv ]; then echo ".venv is a link: installing here would change another checkout; remove it" >&2; exit 1; fi
 	test -d .venv || $(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check uv
+	sed -n '/^uv==/,/# via/p' requirements.lock > .venv/uv.txt
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.txt
 	.venv/bin/uv pip sync --quiet --python .venv/bin/python requirements.lock
 	.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
 	touch $@
