@@ -24,6 +24,7 @@ from tqdm import trange
 from isic_siamese import metrics
 from isic_siamese.arrays import Bools, Floats
 from isic_siamese.bootstrap import add_intervals, draw_resamples, percentile_ends, resample_images
+from isic_siamese.errors import run_command
 from isic_siamese.measures import MOST
 from isic_siamese.shards import read_index
 from isic_siamese.splits import read_splits, rows_of
@@ -151,4 +152,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

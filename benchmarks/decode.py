@@ -1,8 +1,8 @@
 """Decoding a JPEG to 128x128 beside the other ways to do it: images a second, and fidelity, in one table.
 
 Run `python -m benchmarks.decode`. It reads the camera originals of ../shared/fullsize-cc0 where that folder is there,
-and draws images of the official sizes where it is not. The rivals come with `uv sync --group benchmarks`; one that is
-not installed is left out.
+and draws images of the official sizes where it is not. The rivals come with `uv pip install --group benchmarks`;
+one that is not installed is left out.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
+from isic_siamese.errors import run_command
 from isic_siamese.images import choose_scale, choose_window, decode_image
 from isic_siamese.shard_writer import ImageSet, write_shards
 from isic_siamese.shards_params import ShardsParams
@@ -259,4 +260,4 @@ def describe_machine() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -24,6 +24,7 @@ from pathlib import Path
 import httpx
 
 from isic_siamese import release
+from isic_siamese.errors import run_command
 from isic_siamese.mirrors import fetch_release
 from isic_siamese.verification import verify_release
 
@@ -144,4 +145,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -29,6 +29,7 @@ from ruamel.yaml import YAML
 from tqdm import tqdm
 
 from isic_siamese import release
+from isic_siamese.errors import run_command
 
 ROOT = Path(__file__).parents[1]
 LATER_STAGES = ("train", "evaluate", "controls", "predict")
@@ -171,4 +172,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

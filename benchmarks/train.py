@@ -31,6 +31,7 @@ from torch import Tensor
 from benchmarks.train_run import ISIC_IMAGES, draw_shards, make_trainer, report_run
 from benchmarks.two_branches import PairsOf, TwoBranches, decoder, finish_step, read_jpegs
 from isic_siamese.augment import N_DRAWS, augment
+from isic_siamese.errors import run_command
 from isic_siamese.pairs import PairsParams, draw_pairs
 from isic_siamese.params import Params
 from isic_siamese.pooling import lesion_regions
@@ -125,7 +126,8 @@ def timed(run: Trainer, loop: Loop, n_steps: int) -> float:
 
     Some steps before them are not counted: after another loop, memory has to be found for blocks of other sizes.
     """
-    wait, clock = (lambda: None), time.process_time
+    wait: Loop = lambda: None  # noqa: E731
+    clock = time.process_time
     if run.device.type == "cuda":
         wait, clock = torch.cuda.synchronize, time.perf_counter
     for _ in range(WARM_UP):
@@ -225,4 +227,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -16,6 +16,7 @@ from scipy.ndimage import gaussian_filter
 from sklearn.datasets import load_sample_images
 
 from isic_siamese.augment import LUMA
+from isic_siamese.errors import run_command
 from isic_siamese.predictor import Images, Predictor, read_predictor
 from isic_siamese.shards import Shards, read_index
 from isic_siamese.splits import read_splits, rows_of
@@ -74,4 +75,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)
