@@ -75,7 +75,7 @@ def predict_files(
         raise DataError(f"--picture {picture}: {most}")
     _check_readable(paths)  # before the model is read
     for option, made in (("--csv", table), ("--picture", picture)):
-        if made and made.exists() and any(made.samefile(path) for path in paths):
+        if made and _is_one_of(option, made, paths):
             raise DataError(f"{option} {made}: that is one of the images; give another name")
     predictor = read_predictor(data)
     images = _read_images(paths, predictor)
@@ -141,6 +141,11 @@ def _check_output(option: str, path: Path | None, suffix: str) -> None:
         raise DataError(f"{option} {path}: that is a folder; give the name of a {suffix} file in it")
     if path and path.suffix.lower() != suffix:  # else an option before the images would overwrite the first of them
         raise DataError(f"{option} {path}: give it a name that ends in {suffix}")
+
+
+def _is_one_of(option: str, path: Path, paths: Sequence[Path]) -> bool:
+    with _writing(option, path):  # where its name is too long, it cannot be asked for either
+        return path.exists() and any(path.samefile(other) for other in paths)
 
 
 @contextmanager
