@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from isic_siamese import model_card
+from isic_siamese.controls import SHUFFLES
 from isic_siamese.errors import DataError
 from isic_siamese.measures import DERMATOLOGISTS
 from isic_siamese.model_card import SOURCES, compose_card, documents, update_readme
@@ -46,6 +47,11 @@ def test_the_card_holds_the_figures_with_their_intervals() -> None:
     assert "not a diagnostic device" in " ".join(lines)
     assert not any("drawn images" in line for line in lines)
     assert "| Brinker 2019 (74.1 / 60.0 %) | 0.873 (0.800 to 0.950) | 0.873 (0.800 to 0.950) |" in lines
+
+
+def test_the_card_tells_how_often_labels_are_shuffled() -> None:
+    """As a number of its own, because what shuffles them takes seconds to import."""
+    assert f"mean and spread of {SHUFFLES} " in model_card.CONTROLS["shuffled_labels"]
 
 
 def test_the_card_of_the_demo_says_that_it_is_of_no_skin_and_no_dermatologist_has_seen() -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from isic_siamese.bootstrap import figure_text
-from isic_siamese.controls import SHUFFLES
 from isic_siamese.errors import DataError, run_command
 from isic_siamese.evaluation import EvaluateParams
 from isic_siamese.files import replacing
@@ -53,7 +52,7 @@ CONTROLS = {
     "untrained_encoder": "EfficientNet-Lite0 with random weights, reference votes",
     "imagenet_features": "EfficientNet-Lite0 with ImageNet weights, frozen, logistic regression",
     "imagenet_votes": "EfficientNet-Lite0 with ImageNet weights, frozen, reference votes",
-    "shuffled_labels": f"Shuffled labels, mean and spread of {SHUFFLES} (expect 0.5)",
+    "shuffled_labels": "Shuffled labels, mean and spread of 20 (expect 0.5)",
 }
 
 USE = """\
