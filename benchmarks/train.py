@@ -126,10 +126,9 @@ def timed(run: Trainer, loop: Loop, n_steps: int) -> float:
 
     Some steps before them are not counted: after another loop, memory has to be found for blocks of other sizes.
     """
-    wait: Loop = lambda: None  # noqa: E731
-    clock = time.process_time
-    if run.device.type == "cuda":
-        wait, clock = torch.cuda.synchronize, time.perf_counter
+    on_cuda = run.device.type == "cuda"
+    wait: Loop = torch.cuda.synchronize if on_cuda else lambda: None
+    clock = time.perf_counter if on_cuda else time.process_time
     for _ in range(WARM_UP):
         loop()
     wait()

@@ -76,7 +76,7 @@ def test_scores_of_a_table_keep_their_order_and_must_be_finite() -> None:
         lambda scores: matched_auc(SCORES, MALIGNANT, scores, 0.5)(EVEN),
         lambda scores: delong(MALIGNANT, scores, SCORES**3).p,
         lambda scores: brier(scores, MALIGNANT, EVEN),
-        lambda scores: calibration_error(np.clip(scores, 0, 1), MALIGNANT),
+        lambda scores: calibration_error(scores, MALIGNANT),
     ]
     for call in calls:
         np.testing.assert_array_equal(call(column), call(SCORES))

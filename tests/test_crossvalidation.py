@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from pydantic import ValidationError
+from scipy.special import expit
 
 from isic_siamese import crossvalidation
 from isic_siamese.arrays import Bools, Embeddings, Floats
@@ -112,6 +113,7 @@ def test_scores_are_those_of_the_recipe(tmp_path: Path) -> None:
     for recipe in recipes:  # the first trains, and the others find its checkpoint
         answers = crossvalidation._train_and_answer(trainer, np.array([3, 5, 7]), tmp_path / "run", recipe)
         scores.add(tuple(answers["score"]))
+        np.testing.assert_allclose(expit(answers["score"]), answers["probability"])
     assert len(scores) == 5
     one, two, three = answers["score"]  # of what the last recipe says of the three, 0, 1 and 2
     assert three - two == pytest.approx(two - one) and one != two

@@ -11,6 +11,11 @@ from isic_siamese.images import MAX_PIXELS, decode_image
 from tests.test_images import ORIENTATION, draw, encode
 
 
+def pad(jpeg: bytes) -> bytes:
+    """Put zeros before the end marker."""
+    return jpeg[:-2] + b"\0" * 512 + jpeg[-2:]
+
+
 @pytest.mark.parametrize("n_bytes", [1, 2, 3, 10, 1000, 20_000])
 @pytest.mark.parametrize("progressive", [False, True])
 def test_a_truncated_jpeg_is_refused(n_bytes: int, progressive: bool) -> None:
@@ -35,7 +40,7 @@ def test_a_jpeg_that_declares_more_rows_than_it_has_is_refused() -> None:
 
 def test_padding_before_the_end_marker_and_junk_after_it_lose_nothing() -> None:
     jpeg = encode(draw(900, 700))
-    for padded in (jpeg[:-2] + b"\0" * 512 + jpeg[-2:], jpeg[:-2] + b"\xff" * 7 + jpeg[-2:], jpeg + b"junk" * 99):
+    for padded in (pad(jpeg), jpeg[:-2] + b"\xff" * 7 + jpeg[-2:], jpeg + b"junk" * 99):
         np.testing.assert_array_equal(decode_image(padded, 128), decode_image(jpeg, 128))
 
 
@@ -43,38 +48,29 @@ def test_padding_before_the_end_marker_and_junk_after_it_lose_nothing() -> None:
 def test_padding_is_that_of_the_picture_and_not_of_a_preview_before_or_behind_it(progressive: bool) -> None:
     jpeg, preview = encode(draw(900, 700), progressive=progressive), encode(draw(60, 40))
     in_a_segment = b"\xff\xe2" + (len(preview) + 2).to_bytes(2) + preview
-    padded = jpeg[:2] + in_a_segment + jpeg[2:-2] + b"\0" * 512 + jpeg[-2:] + preview
+    padded = jpeg[:2] + in_a_segment + pad(jpeg)[2:] + preview
     np.testing.assert_array_equal(decode_image(padded, 128), decode_image(jpeg, 128))
 
 
 def test_pixels_that_begin_as_a_marker_does_are_none() -> None:
     jpeg = encode(Image.new("L", (900, 700)), quality=100)  # black, in the longest code that there is
     assert jpeg[jpeg.index(b"\xff\xda") :][10:12] == b"\xff\0"
-    padded = jpeg[:-2] + b"\0" * 512 + jpeg[-2:]
-    np.testing.assert_array_equal(decode_image(padded, 128), decode_image(jpeg, 128))
-
-
-def test_zeros_behind_a_broken_image_are_no_padding_of_it() -> None:
-    jpeg = encode(draw(900, 700))
-    scan = jpeg.index(b"\xff\xda") + 20
-    damaged = jpeg[: scan + 20_000] + jpeg[scan + 10_000 : scan + 10_512] + jpeg[scan + 20_512 :]
-    with pytest.raises(DataError, match="extraneous bytes before marker 0xd9"):
-        decode_image(damaged + b"\xff\xd8" + bytes(200_000) + b"\xff\xd9", 128)
+    np.testing.assert_array_equal(decode_image(pad(jpeg), 128), decode_image(jpeg, 128))
 
 
 def test_padding_of_a_cmyk_jpeg_loses_nothing() -> None:
     jpeg = encode(draw(300, 200).convert("CMYK"))
-    padded = jpeg[:-2] + b"\0" * 512 + jpeg[-2:]
-    np.testing.assert_array_equal(decode_image(padded, 64), decode_image(jpeg, 64))
+    np.testing.assert_array_equal(decode_image(pad(jpeg), 64), decode_image(jpeg, 64))
 
 
-def test_what_is_left_of_a_broken_image_is_not_taken_for_padding() -> None:
+@pytest.mark.parametrize("behind", [b"", b"\xff\xd8" + bytes(200_000) + b"\xff\xd9"], ids=["nothing", "zeros"])
+def test_what_is_left_of_a_broken_image_is_not_taken_for_padding(behind: bytes) -> None:
     jpeg = encode(draw(900, 700))
     scan = jpeg.index(b"\xff\xda") + 20
     # From the middle of the scan on, what comes is of another place: the decoder is done before the bytes are.
     damaged = jpeg[: scan + 20_000] + jpeg[scan + 10_000 : scan + 10_512] + jpeg[scan + 20_512 :]
     with pytest.raises(DataError, match="extraneous bytes before marker 0xd9"):
-        decode_image(damaged, 128)
+        decode_image(damaged + behind, 128)
 
 
 def test_damage_in_the_middle_is_not_taken_for_padding() -> None:

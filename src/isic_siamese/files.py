@@ -35,9 +35,12 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
-def forget_temporaries(folder: Path) -> None:
-    """Delete from `folder` what a `replacing` that was killed has left there: DVC would take it for an output."""
-    for temporary in folder.glob(".[0-9]*.*"):
+def forget_temporaries(folder: Path, name: str = "*") -> None:
+    """Delete what a `replacing` that was killed has left in `folder`, of all files or of `name` alone.
+
+    DVC would take it for an output.
+    """
+    for temporary in folder.glob(f".[0-9]*.{name}"):
         temporary.unlink()
 
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from isic_siamese import release
 from isic_siamese.errors import DataError
 from isic_siamese.fetch import Fetcher, GivenUpError, Part, RefusedError, without_password
-from isic_siamese.files import replacing
+from isic_siamese.files import forget_temporaries, replacing
 from isic_siamese.raw import expand_home, link_or_copy
 from isic_siamese.release import refuse
 from isic_siamese.verification import missing_files
@@ -134,8 +134,7 @@ def _fetch_from(fetcher: Fetcher, mirror: str, path: Path, bar: "tqdm[Any]") -> 
 def _link(source: Path, target: Path) -> None:
     if not source.is_file():
         raise RefusedError(f"{source}: no such file")
-    for left in target.parent.glob(f".[0-9]*.{target.name}"):  # by a copy that was killed, up to 23 GB
-        left.unlink()
+    forget_temporaries(target.parent, target.name)  # of a copy that was killed, up to 23 GB
     with replacing(target) as temporary:
         link_or_copy(source, temporary)
 

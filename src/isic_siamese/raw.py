@@ -38,7 +38,7 @@ def expand_home(named: str) -> Path:
 
 
 def only_copies(raw: Path, record: Path) -> list[Path]:
-    """Return what in `raw` may be nowhere else: files that are no link, nor a copy of one that `record` knows.
+    """Return which of the five files in `raw` may be nowhere else: no link, nor a copy of one that `record` knows.
 
     To be asked before a release is drawn or fetched anew: a link to a file that is replaced becomes the only one.
 
@@ -47,11 +47,12 @@ def only_copies(raw: Path, record: Path) -> list[Path]:
     """
     if raw.is_file():
         raise DataError(f"{raw}: a file, wanted a folder or nothing; move it out of there")
-    return sorted(path for path in _visible(raw) if not path.is_file() or _may_be_the_only_one(path, record))
+    five = [path for path in _visible(raw) if path.name in release.FILES]
+    return [path for path in five if not path.is_file() or _may_be_the_only_one(path, record)]
 
 
 def _visible(raw: Path) -> list[Path]:
-    return [path for path in raw.glob("[!.]*") if not path.is_symlink()]
+    return sorted(path for path in raw.glob("[!.]*") if not path.is_symlink())
 
 
 def _may_be_the_only_one(path: Path, record: Path) -> bool:
@@ -64,8 +65,8 @@ def link_release(folder: Path, raw: Path, store: Path, only: Sequence[Path] = ()
 
     What the release leaves out is there without content.
     The whole folder changes at once, so no moment finds two releases mixed. What `raw` held before goes, being links;
-    but the `only` copies, and what came since by another name, are moved into a new folder of `store`. Where `raw` is
-    a symlink, it stays one.
+    but the `only` copies, and what has another name, are moved into a new folder of `store`. Where `raw` is a symlink,
+    it stays one.
 
     Raises:
         DataError: `folder` is inside `raw`, or a file cannot be linked or copied, for want of space say.
@@ -81,9 +82,8 @@ def link_release(folder: Path, raw: Path, store: Path, only: Sequence[Path] = ()
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)  # or a full disk would stay full
         raise
-    late = [path for path in _visible(raw) if path.name not in release.FILES]
-    kept = {path.name: path for path in [*only, *late] if not _holds(new / path.name, path)}
-    _set_aside([*kept.values()], store)
+    others = [path for path in _visible(raw) if path.name not in release.FILES]
+    _set_aside([*(path for path in only if not _holds(new / path.name, path)), *others], store)
     _delete(old)
     if raw.exists():
         raw.rename(old)
