@@ -60,15 +60,14 @@ def test_the_card_of_the_demo_says_that_it_is_of_no_skin_and_no_dermatologist_ha
 
 
 def test_the_readme_has_the_figures_of_the_demo_and_else_stays_as_it_is() -> None:
-    before = "# Title\n\nOn the demo: nothing.\n| demo (drawn) | - |\n| real | - |\n"
+    before = "# Title\n\n| demo (drawn) | - |\n| real | - |\n"
     assert update_readme(before, some_numbers()).splitlines() == [
         "# Title",
         "",
-        "On the demo: balanced accuracy 0.830 (0.790 to 0.870): the lower end does not reach 0.80.",
-        "| demo (drawn) | 4900 (86) | 308 | 0.873 (0.800 to 0.950) | 0.830 (0.790 to 0.870) | 0.500 | 0.500 |",
+        "| demo (drawn) | 4900 (86) | 308 | 0.873 (0.800 to 0.950) | 0.830 (0.790 to 0.870) |",
         "| real | - |",
     ]
-    with pytest.raises(DataError, match=r"README\.md: wanted one line that begins with 'On the demo: ', got 0"):
+    with pytest.raises(DataError, match=r"README\.md: wanted one line that begins with '\| demo \(drawn\) \| ', got 0"):
         update_readme("# Title\n", some_numbers())
 
 
@@ -89,7 +88,7 @@ def test_the_card_is_written_and_the_readme_too_where_the_release_is_the_demo(
     (tmp_path / "metrics").mkdir()
     for name, numbers in some_numbers().items():
         (tmp_path / f"metrics/{name}.json").write_text(json.dumps(numbers))
-    before = "On the demo: nothing.\n| demo (drawn) | - |\n"
+    before = "| demo (drawn) | - |\n"
     (tmp_path / "README.md").write_text(before)
     (tmp_path / "docs").mkdir()
     model_card.main()

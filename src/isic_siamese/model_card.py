@@ -1,6 +1,6 @@
 """Write what documents say of the metrics, so that it cannot drift: `make card`.
 
-That is `docs/model-card.md`, and of `README.md` the lines on the demo.
+That is `docs/model-card.md`, and of `README.md` the line on the demo.
 """
 
 import json
@@ -186,21 +186,19 @@ def _cell(figure: Numbers | None) -> str:
 
 
 def update_readme(readme: str, numbers: Numbers) -> str:
-    """Return the README with its lines on the demo made anew; `numbers` as in `compose_card`.
+    """Return the README with its line on the demo made anew; `numbers` as in `compose_card`.
 
     Raises:
         DataError: it has no such line.
     """
-    evaluation, controls = numbers["evaluate"], numbers["controls"]
+    evaluation, start = numbers["evaluate"], "| demo (drawn) | "
     counts = evaluation["counts"]["test"]
     figures = [evaluation["roc_auc"], evaluation["balanced_accuracy"]]
-    figures += [controls[name]["roc_auc"] for name in ("mean_colour", "imagenet_votes")]
     cells = [f"{counts['images']} ({counts['melanomas']})", counts["patients"], *map(figure_text, figures)]
-    lines = {"On the demo: ": f"{evaluation['goal']}.", "| demo (drawn) | ": " | ".join(map(str, cells)) + " |"}
-    for start, rest in lines.items():
-        readme, n = re.subn(rf"^{re.escape(start)}.*$", start + rest, readme, flags=re.MULTILINE)
-        if n != 1:
-            raise DataError(f"{README}: wanted one line that begins with {start!r}, got {n}; put it back")
+    line = f"{start}{' | '.join(map(str, cells))} |"
+    readme, n = re.subn(rf"^{re.escape(start)}.*$", line, readme, flags=re.MULTILINE)
+    if n != 1:
+        raise DataError(f"{README}: wanted one line that begins with {start!r}, got {n}; put it back")
     return readme
 
 
