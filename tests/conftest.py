@@ -11,9 +11,10 @@ import torch
 
 from tests.answered_project import here, project
 from tests.checkout import checkout
+from tests.reviewed_project import branch, reviewed_project
 from tests.toy import data
 
-__all__ = ["checkout", "data", "here", "project"]
+__all__ = ["branch", "checkout", "data", "here", "project", "reviewed_project"]
 
 torch.set_num_threads(1)
 
