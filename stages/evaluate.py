@@ -23,7 +23,7 @@ from isic_siamese.evaluation import (
     measure_pairs,
     report,
 )
-from isic_siamese.figures import write_curves, write_map, write_misses
+from isic_siamese.figures import count_test_images, write_curves, write_map, write_misses
 from isic_siamese.files import forget_temporaries, write_csv, write_json
 from isic_siamese.groups import Answered, group_figures, image_groups
 from isic_siamese.histograms import write_histograms
@@ -90,10 +90,11 @@ def main() -> None:
     forget_temporaries(EVALUATION)
     for name, table in curve_tables(answers).items():
         write_csv(PLOTS / f"{name}.csv", table)
-    write_curves(PLOTS, answers, evaluation, drawn=params.common.release == "demo")
-    panels = {"Distance of test pairs": measured.distances}
+    drawn = params.common.release == "demo"
+    write_curves(PLOTS, answers, evaluation, drawn)
+    panels = {f"Pairs, test split\n{count_test_images(answers.malignant, drawn)}": measured.distances}
     write_histograms(PLOTS / "distances.png", panels, measured.same, facts.margin)
-    write_map(PLOTS / "embeddings.png", embeddings[rows["test"]], answers.malignant)
+    write_map(PLOTS / "embeddings.png", embeddings[rows["test"]], answers.malignant, drawn)
     counts = {"test": count_answers(answers, test["patient_id"]), "checked_for_leaks": checked}
     write_json(METRICS, report(evaluation, classifier) | {"counts": counts, "groups": groups})
 

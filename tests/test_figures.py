@@ -11,7 +11,7 @@ from PIL import Image
 
 from isic_siamese import figures
 from isic_siamese.evaluation import Evaluation
-from isic_siamese.figures import write_curves, write_misses
+from isic_siamese.figures import write_curves, write_map, write_misses
 from isic_siamese.measures import Answers
 from isic_siamese.pictures import write_figure
 from isic_siamese.references import References
@@ -32,9 +32,9 @@ def evaluation() -> Evaluation:
 def test_pictures_are_drawn_to_the_same_bytes_whatever_the_settings_of_the_user(
     evaluation: Evaluation, tmp_path: Path
 ) -> None:
-    write_curves(tmp_path / "one", some_answers(), evaluation)
+    write_curves(tmp_path / "one", some_answers(), evaluation, drawn=False)
     with mpl.rc_context({"font.size": 20, "figure.facecolor": "black", "savefig.dpi": 30}):
-        write_curves(tmp_path / "two", some_answers(), evaluation)
+        write_curves(tmp_path / "two", some_answers(), evaluation, drawn=False)
     for name in CURVES:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
 
@@ -47,7 +47,7 @@ def test_a_picture_says_nothing_of_when_and_with_what_it_was_drawn(tmp_path: Pat
 
 def test_pictures_can_be_drawn_where_nothing_is_flagged(tmp_path: Path) -> None:
     silent = dataclasses.replace(some_answers(), decisions=np.zeros(80, bool))
-    write_curves(tmp_path, silent, evaluated(silent))
+    write_curves(tmp_path, silent, evaluated(silent), drawn=False)
     assert all((tmp_path / name).stat().st_size > 5000 for name in CURVES)
 
 
@@ -56,7 +56,7 @@ def test_the_roc_has_the_band_the_area_and_the_threshold_of_the_evaluation(
 ) -> None:
     drawn: list[tuple[Any, ...]] = []
     monkeypatch.setattr(figures, "draw_roc", lambda *given: drawn.append(given))
-    write_curves(tmp_path, some_answers(), evaluation)
+    write_curves(tmp_path, some_answers(), evaluation, drawn=False)
     _, title, (curve,), (ends, confidence), decisions, _ = drawn[0]
     assert title == "ROC, test split: 80 images, 20 melanoma" and curve.area == evaluation.figures["roc_auc"]
     assert np.trapezoid(curve.sensitivity, curve.false_alarm_rate) == pytest.approx(curve.area["value"])
@@ -151,5 +151,14 @@ def test_a_sheet_shows_five_neighbours_however_many_there_are(tmp_path: Path) ->
 def test_the_map_counts_every_image() -> None:
     figure = Figure()
     malignant = np.arange(20) < 5
-    figures.draw_map(figure, unit(np.random.default_rng(0), 20), malignant)
+    figures.draw_map(figure, "title", unit(np.random.default_rng(0), 20), malignant)
     assert [len(np.asarray(points.get_offsets())) for points in figure.axes[0].collections] == [15, 5]
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_the_map_says_what_images_it_is_of(drawn: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(figures, "draw_map", lambda *arguments: given.append(arguments))
+    malignant = np.arange(2000) < 5
+    write_map(tmp_path / "map.png", unit(np.random.default_rng(0), 2000), malignant, drawn)
+    assert given[0][1] == f"Embeddings, test split\n2,000{' drawn' if drawn else ''} images, 5 melanoma"

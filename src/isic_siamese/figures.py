@@ -103,8 +103,8 @@ def draw_confusion(figure: Figure, title: str, answers: Answers) -> None:
     axes.tick_params(length=0)
 
 
-def draw_map(figure: Figure, embeddings: Embeddings, malignant: Bools) -> None:
-    """Test embeddings on their two principal axes; melanomas are drawn last, because they are few."""
+def draw_map(figure: Figure, title: str, embeddings: Embeddings, malignant: Bools) -> None:
+    """Embeddings on their two principal axes; melanomas are drawn last, because they are few."""
     axes = figure.subplots()
     model = PCA(2, svd_solver="full").fit(embeddings.astype(np.float64))
     points = model.transform(embeddings.astype(np.float64))
@@ -115,7 +115,7 @@ def draw_map(figure: Figure, embeddings: Embeddings, malignant: Bools) -> None:
         f"principal axis {number} ({share:.0%} of the variance)"
         for number, share in enumerate(model.explained_variance_ratio_, 1)
     ]
-    axes.set(title="Embeddings of the test split", xlabel=labels[0], ylabel=labels[1], aspect="equal")
+    axes.set(title=title, xlabel=labels[0], ylabel=labels[1], aspect="equal", adjustable="datalim")
     axes.legend()
 
 
@@ -152,7 +152,12 @@ def miss_lines(answers: Answers, index: pd.DataFrame, shards: Shards, references
     return lines
 
 
-def write_curves(folder: Path, answers: Answers, evaluation: Evaluation, drawn: bool = False) -> None:
+def count_test_images(malignant: Bools, drawn: bool) -> str:
+    """Return what a title says of the images of the test split; where they are `drawn`, that they are."""
+    return f"{len(malignant):,}{' drawn' if drawn else ''} images, {int(malignant.sum()):,} melanoma"
+
+
+def write_curves(folder: Path, answers: Answers, evaluation: Evaluation, drawn: bool) -> None:
     """Write the pictures of the answers: `roc`, `precision_recall`, `reliability` and `confusion`, `.png`.
 
     Where the images are `drawn`, they say so, and the first shows no dermatologists, who have not seen such.
@@ -161,8 +166,7 @@ def write_curves(folder: Path, answers: Answers, evaluation: Evaluation, drawn: 
     fpr, tpr, _ = sk.roc_curve(answers.malignant, answers.scores)
     curve = Roc("this model", fpr, tpr, figures["roc_auc"])
     band = evaluation.band, evaluation.confidence
-    n, n_melanoma = len(answers.malignant), int(answers.malignant.sum())
-    counts = f"{n:,}{' drawn' if drawn else ''} images, {n_melanoma:,} melanoma"
+    counts = count_test_images(answers.malignant, drawn)
     beside, below = f"test split: {counts}", f"test split\n{counts}"
     write_figure(
         folder / "roc.png",
@@ -185,9 +189,10 @@ def write_curves(folder: Path, answers: Answers, evaluation: Evaluation, drawn: 
     )
 
 
-def write_map(path: Path, embeddings: Embeddings, malignant: Bools) -> None:
+def write_map(path: Path, embeddings: Embeddings, malignant: Bools, drawn: bool) -> None:
     """Write the map of the test embeddings."""
-    write_figure(path, lambda figure: draw_map(figure, embeddings, malignant))
+    title = f"Embeddings, test split\n{count_test_images(malignant, drawn)}"
+    write_figure(path, lambda figure: draw_map(figure, title, embeddings, malignant))
 
 
 def write_misses(path: Path, answers: Answers, index: pd.DataFrame, shards: Shards, references: References) -> None:

@@ -85,7 +85,8 @@ def _pair_block(melanoma: Ints, benign: Ints, n_pairs: int, rng: np.random.Gener
     melanoma, benign = np.unique(melanoma, axis=0), np.unique(benign, axis=0)
     alike = [_combinations(melanoma), _combinations(benign)]
     across = np.concatenate([np.repeat(melanoma, len(benign), axis=0), np.tile(benign, (len(melanoma), 1))], axis=1)
-    quarter = min(n_pairs // 4, len(alike[0]), len(alike[1]), len(across) // 2)
+    # Of different pairs there are always more than twice as many as of the rarer kind of same-class pairs.
+    quarter = min(n_pairs // 4, len(alike[0]), len(alike[1]))
     drawn = [rng.choice(kind, quarter, replace=False) for kind in alike]
     drawn.append(rng.choice(across, 2 * quarter, replace=False))
     ends = np.concatenate(drawn)
