@@ -36,7 +36,7 @@ FIGURES = {
     "ROC AUC": "roc_auc",
     "average precision": "average_precision",
     "balanced accuracy": "balanced_accuracy",
-    "ROC AUC, images of equal brightness": "brightness_matched_roc_auc",
+    "ROC AUC, brightness-matched": "brightness_matched_roc_auc",
 }
 
 
@@ -76,7 +76,7 @@ def recipes(ours: Recipe) -> dict[str, Recipe]:
     control = replace(ours, train=ours.train.model_copy(update={"loss": "cross_entropy"}))
     return {
         OURS: ours,
-        "cross-entropy, else ours": control,
+        "control: ours with cross-entropy only": control,
         "triplet, frozen head": changed(ours, "triplet", margin=1.0, score=ask_a_head),
         "contrastive, majority vote": changed(
             ours, "contrastive", margin=0.5, score=partial(vote_by_margin, margin=0.5)
@@ -86,7 +86,7 @@ def recipes(ours: Recipe) -> dict[str, Recipe]:
 
 def file_name(name: str) -> str:
     """Return the name of a recipe as that of a file."""
-    return name.replace(",", "").replace(" ", "-")
+    return name.replace(",", "").replace(":", "").replace(" ", "-")
 
 
 def rows(name: str, answers: pd.DataFrame, recipe: Recipe, seed: int) -> list[str]:
@@ -105,7 +105,7 @@ def control_row(name: str, figures: Mapping[str, Any]) -> str:
     """Return the line of a control, which was fitted in the same folds and decides nothing."""
     area, matched = (figure_text(figures[f"{part}{name}_roc_auc"]) for part in ("", "brightness_matched_"))
     gain = figure_text(figures[f"{name}_less_network_roc_auc"], "+")
-    return f"| {model_card.CONTROLS[name]} | {area} | | | {matched} | {gain} |"
+    return f"| control: {model_card.CONTROLS[name]} | {area} | | | {matched} | {gain} |"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.parse_args(arguments)
     params, (index, shards) = Params(), read_shards(SHARDS)
     folds = params.section("crossvalidate", CrossvalidateParams)
-    head = ["recipe", *FIGURES, "ROC AUC, less ours"]
+    head = ["recipe", *FIGURES, "ROC AUC, minus ours"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for name, recipe in recipes(read_recipe(params)).items():
         folder = CHECKPOINTS / file_name(name) if recipe.score else CHECKPOINTS

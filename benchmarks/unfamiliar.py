@@ -66,7 +66,7 @@ def main() -> None:
         asked.append((f"{options.jpegs.name}, another source", read_jpegs(options.jpegs, predictor)))
     sys.stdout.write(f"Unfamiliar: nearest of {len(references.table)} references beyond {classifier.familiar:.3f}\n\n")
     sys.stdout.write(
-        "| pictures | n | unfamiliar | distance to the nearest reference, median |\n|---|---:|---:|---:|\n"
+        "| query pictures | n | called unfamiliar | distance to the nearest reference, median |\n|---|---:|---:|---:|\n"
     )
     for name, images in asked:
         nearest = references.nearest(predictor.embed(images), 1)[1][:, 0]
