@@ -62,7 +62,7 @@ def test_names_are_compared_in_both_directions(path: Path) -> None:
     assert str(refusal.value).splitlines() == [
         f"{path}: lacks 5 of 6 images: train/ISIC_90.jpg, train/ISIC_91.jpg, train/ISIC_92.jpg and 2 more",
         "has 2 images that are not in the table: train/ISIC_2.jpg, train/ISIC_3.jpg",
-        "delete it and fetch it again, or mend the table",
+        "mend the table, or put a whole copy in its place; if it was downloaded, delete it and fetch it again",
     ]
 
 
@@ -187,7 +187,9 @@ def test_a_directory_may_list_the_members_in_any_order(path: Path) -> None:
 @pytest.mark.parametrize("keep", [0, 10, -10, -200])
 def test_a_truncated_zip_is_refused(path: Path, keep: int) -> None:
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(DataError, match=r"a\.zip: not a whole zip: .*; delete it and fetch it again"):
+    with pytest.raises(
+        DataError, match=r"a\.zip: not a whole zip: .*; put a whole copy in its place; if it was downloaded, delete"
+    ):
         check(path)
 
 

@@ -20,6 +20,7 @@ MAX_MEMBER_BYTES = 64 << 20  # the largest JPEG of ISIC 2020 is about 10 MB
 CHUNK = 1 << 20  # bytes read at a time
 ENCRYPTED = 0x1 | 0x40  # flag bits of a member: encrypted, strongly encrypted
 ARCHIVES = {".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar"}
+ANOTHER = "put a whole copy in its place; if it was downloaded, delete it and fetch it again"
 
 # What zipfile and zlib raise on broken bytes; found by fuzzing (tests/test_zips.py).
 _BROKEN = (BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError, struct.error)
@@ -36,7 +37,7 @@ def read_directory(path: Path, folder: str, names: Iterable[str]) -> list[ZipInf
     Raises:
         DataError: no zip, a hostile member, or JPEGs other than `names`; all problems are in the one message.
     """
-    with reading(path, _BROKEN, "not a whole zip", "delete it and fetch it again"), ZipFile(path) as archive:
+    with reading(path, _BROKEN, "not a whole zip", ANOTHER), ZipFile(path) as archive:
         members = archive.infolist()
     jpegs = [member for member in members if _is_jpeg(PurePosixPath(member.filename))]
     wanted = {f"{folder}{name}.jpg" for name in names}
@@ -47,7 +48,7 @@ def read_directory(path: Path, folder: str, names: Iterable[str]) -> list[ZipInf
         *naming(f"lacks {len(lacks):,} of {len(wanted):,} images", lacks),
         *naming(f"has {len(strange):,} images that are not in the table", strange),
     ]
-    advice = "delete it and fetch it again, or mend the table"
+    advice = f"mend the table, or {ANOTHER}"
     if wanted and wanted.isdisjoint(found):
         advice = f"wanted names like {min(wanted)}; pack the images again under such names, or mend the table"
     refuse(path, problems, advice)
@@ -108,7 +109,7 @@ def check_contents(path: Path, members: Sequence[ZipInfo]) -> None:
         answers = pool.map(lambda member: _content_problem(archive, member), members)
         bar = tqdm(answers, f"checking {path.name}", len(members), unit="image")
         broken = [f"{member.filename} ({answer})" for member, answer in zip(members, bar, strict=True) if answer]
-    refuse(path, naming(f"{len(broken):,} broken images", broken), "delete it and fetch it again")
+    refuse(path, naming(f"{len(broken):,} broken images", broken), ANOTHER)
 
 
 def _content_problem(archive: ZipFile, member: ZipInfo) -> str:
