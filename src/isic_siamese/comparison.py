@@ -126,6 +126,7 @@ def join_runs(one: Path, other: Path) -> pd.DataFrame:
 
 def _read_answers(path: Path) -> pd.DataFrame:
     kind = "neither the test.csv of an evaluation nor a crossvalidation.csv"
+    advice = "give data/evaluation/test.csv of each run, or data/crossvalidation.csv"
     try:
         table: pd.DataFrame = pd.read_csv(path, dtype={"patient_id": str, "image_name": str}, keep_default_na=False)
         if "fold" in table:
@@ -135,11 +136,11 @@ def _read_answers(path: Path) -> pd.DataFrame:
         whole = dict.fromkeys(("target", "decision", "repeat", "fold"), np.int64)
         table = table.astype({"score": np.float64, **whole})
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; give data/evaluation/test.csv of each run") from None
+        raise DataError(f"{path}: no such file; {advice}") from None
     except (ValueError, KeyError) as error:
-        raise DataError(f"{path}: {kind}: {error}") from None
+        raise DataError(f"{path}: {kind}: {str(error).strip()}; {advice}") from None
     if not np.isfinite(table["score"]).all() or table.duplicated(["repeat", "image_name"]).any():
-        raise DataError(f"{path}: {kind}: a score is not finite, or an image is answered twice")
+        raise DataError(f"{path}: {kind}: a score is not finite, or an image is answered twice; {advice}")
     n_of_class = [int((table.loc[table["repeat"] == 1, "target"] == label).sum()) for label in (0, 1)]
     if min(n_of_class) < 2:
         raise DataError(f"{path}: wanted at least two images of each class; compare on a larger test split")
