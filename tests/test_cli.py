@@ -173,10 +173,28 @@ def test_a_png_is_no_jpeg(tmp_path: Path) -> None:
 
 def test_a_missing_model_says_what_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    lesion = jpeg(tmp_path / "lesion.jpg", 90)
     with pytest.raises(
-        DataError, match=r"data/models/model\.json: no such file; run 'dvc repro train' or .* in the root of the repos"
+        DataError, match=r"data/models: no such folder; run 'dvc repro' .* of the repository, or .* --data"
     ):
-        list(cli.predict_files([jpeg(tmp_path / "lesion.jpg", 90)]))
+        list(cli.predict_files([lesion]))
+    (tmp_path / "data/models").mkdir(parents=True)
+    with pytest.raises(
+        DataError, match=r"data/models/model\.json: no such file; run 'dvc repro train' or .* of the repos"
+    ):
+        list(cli.predict_files([lesion]))
+
+
+def test_a_picture_without_the_images_of_the_references_says_what_to_copy(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("models", "evaluation"):
+        shutil.copytree(here / "data" / name, tmp_path / "else" / name)
+    lesion, picture = str(jpeg(tmp_path / "lesion.jpg", 90)), tmp_path / "answer.png"
+    with pytest.raises(SystemExit, match="1"):
+        cli.main(["predict", lesion, "--data", str(tmp_path / "else"), "--picture", str(picture)])
+    assert "else/shards/train: no such folder; copy data/shards/train there, or leave" in capsys.readouterr().err
+    assert not picture.exists()
 
 
 def test_a_picture_is_refused_where_the_shards_are_no_longer_those_of_the_references(

@@ -77,6 +77,9 @@ def predict_files(
     for option, made in (("--csv", table), ("--picture", picture)):
         if made and _is_one_of(option, made, paths):
             raise DataError(f"{option} {made}: that is one of the images; give another name")
+    if not (data / "models").is_dir():
+        advice = "run 'dvc repro' or 'dvc pull' in the root of the repository, or give by --data where it is"
+        raise DataError(f"{data / 'models'}: no such folder; {advice}")
     predictor = read_predictor(data)
     images = _read_images(paths, predictor)
     answers = predictor.answer(images, "answer" if len(images) >= MANY else None)
@@ -161,6 +164,8 @@ def _draw(picture: Path, data: Path, lesions: Sequence[tuple[Path, Answer]], thr
     from isic_siamese.sheets import Tile, reference_tiles, write_sheet
 
     folder = data / "shards/train"
+    if not _is_folder(folder):
+        raise DataError(f"--picture: {folder}: no such folder; copy data/shards/train there, or leave the picture out")
     index, shards = read_shards(folder)
     names, lines = index["image_name"], []
     for path, answer in lesions:
