@@ -77,9 +77,6 @@ def predict_files(
     for option, made in (("--csv", table), ("--picture", picture)):
         if made and _is_one_of(option, made, paths):
             raise DataError(f"{option} {made}: that is one of the images; give another name")
-    if not _is_folder(data / "models"):
-        advice = "run 'dvc repro' or 'dvc pull' in the root of the repository, or give by --data where it is"
-        raise DataError(f"{data / 'models'}: no such folder; {advice}")
     predictor = read_predictor(data)
     images = _read_images(paths, predictor)
     answers = predictor.answer(images, "answer" if len(images) >= MANY else None)

@@ -14,6 +14,7 @@ from isic_siamese.checksums import check_checksums
 from isic_siamese.classifier import Classifier, read_classifier
 from isic_siamese.embedding import embed
 from isic_siamese.encoder import SiameseEncoder
+from isic_siamese.errors import DataError
 from isic_siamese.images import decode_image
 from isic_siamese.model_files import read_model
 from isic_siamese.references import References, read_references
@@ -108,6 +109,9 @@ def read_predictor(data: Path | str = DATA) -> Predictor:
         DataError: a file is absent, or they do not belong together.
     """
     models, evaluation = Path(data) / MODELS, Path(data) / EVALUATION
+    if not models.is_dir():
+        advice = "run 'dvc repro' or 'dvc pull' in the root of the repository, or give by --data where it is"
+        raise DataError(f"{models}: no such folder; {advice}")
     encoder, facts = read_model(models)
     check_checksums(evaluation, models, "evaluate")
     return Predictor(encoder, facts.fit, read_references(evaluation), read_classifier(evaluation))
