@@ -19,13 +19,7 @@ STUDIES: dict[str, dict[str, Any]] = {
     "haenssle_2018": {"marker": "^", "color": VERMILLION},
     "brinker_2019": {"marker": "s", "color": GREEN},
     "haenssle_2020": {"marker": "D", "color": ORANGE},
-    "phillips_2019": {
-        "marker": "v",
-        "markersize": 13,
-        "markerfacecolor": "none",
-        "markeredgecolor": PURPLE,
-        "markeredgewidth": 1.3,
-    },
+    "phillips_2019": {"marker": "v", "markersize": 13, "markerfacecolor": "none", "markeredgecolor": PURPLE},
 }
 STUDIES_LEGEND: dict[str, Any] = {
     "loc": "lower right",
@@ -93,12 +87,6 @@ def draw_roc(
 
 def _plot_study(axes: Axes, study: str) -> Line2D:
     sensitivity, specificity = DERMATOLOGISTS[study]
-    style: dict[str, Any] = {
-        "markersize": 7,
-        "markeredgecolor": "black",
-        "markeredgewidth": 0.7,
-        "linestyle": "",
-        "zorder": 3,
-    } | STUDIES[study]
+    style: dict[str, Any] = {"markersize": 7, "markeredgecolor": "black", "linestyle": "", "zorder": 3} | STUDIES[study]
     (point,) = axes.plot(1 - specificity, sensitivity, label=study_name(study), **style)
     return point
