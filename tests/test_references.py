@@ -26,7 +26,7 @@ def test_nearest_references_equal_a_full_sort(chunk: int, monkeypatch: pytest.Mo
     nearest, distances = of(references).nearest(images, 4)
     between = np.linalg.norm(images[:, None] - references[None], axis=2)
     np.testing.assert_array_equal(nearest, np.argsort(between, axis=1)[:, :4])
-    np.testing.assert_allclose(distances, np.sort(between, axis=1)[:, :4], atol=1e-3)
+    np.testing.assert_allclose(distances, np.sort(between, axis=1)[:, :4], atol=1e-6)
 
 
 def test_asking_for_more_neighbours_than_references_gives_all_of_them() -> None:
@@ -47,7 +47,7 @@ def test_an_image_is_at_no_distance_from_itself_and_at_two_from_its_opposite() -
     for image, point in zip(points, points, strict=True):
         nearest, distances = of(np.stack([-point, point])).nearest(image[None], 2)
         assert nearest.tolist() == [[1, 0]]
-        np.testing.assert_allclose(distances, [[0, 2]], atol=1e-3)
+        np.testing.assert_allclose(distances, [[0, 2]], atol=1e-6)
 
 
 def picked() -> tuple[Embeddings, References]:

@@ -62,12 +62,12 @@ def find_nearest(embeddings: Embeddings, references: Embeddings, k: int) -> tupl
 
 
 def _find_nearest(embeddings: Embeddings, references: Embeddings, k: int) -> tuple[Ints, Floats]:
-    similarities = embeddings @ references.T
-    candidates = np.sort(np.argpartition(-similarities, k - 1, axis=1)[:, :k], axis=1)
-    cosines = np.take_along_axis(similarities, candidates, axis=1).astype(np.float64)
-    order = np.argsort(-cosines, axis=1, kind="stable")
-    distances = np.sqrt(np.clip(2 - 2 * np.take_along_axis(cosines, order, axis=1), 0, 4))
-    return np.take_along_axis(candidates, order, axis=1), distances
+    candidates = np.sort(np.argpartition(-embeddings @ references.T, k - 1, axis=1)[:, :k], axis=1)
+    # Not from the cosines: of two images that are nearly the same they have hardly a digit of the distance.
+    asked = embeddings.astype(np.float64)
+    distances = np.stack([np.linalg.norm(asked - references[column], axis=1) for column in candidates.T], axis=1)
+    order = np.argsort(distances, axis=1, kind="stable")
+    return np.take_along_axis(candidates, order, axis=1), np.take_along_axis(distances, order, axis=1)
 
 
 def pick_references(
