@@ -114,10 +114,11 @@ def test_few_voters_answer_as_all_do_and_what_is_learned_from_half_is_nearly_the
     assert np.corrcoef(scores[2], scores[0])[0, 1] > 0.98
 
 
-@pytest.mark.parametrize(("threads", "used"), [(6, 4), (3, 3)])
+@pytest.mark.parametrize(("threads", "voters", "used"), [(6, 29, 4), (3, 29, 3), (3, 30, 1)])
 def test_learning_takes_few_threads_and_gives_back_the_others(
-    threads: int, used: int, monkeypatch: pytest.MonkeyPatch
+    threads: int, voters: int, used: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(votes, "VOTERS", voters)
     matrices = ThreadpoolController().select(user_api="blas")
     seen: list[set[int]] = []
     fit = LogisticRegression.fit
@@ -131,6 +132,17 @@ def test_learning_takes_few_threads_and_gives_back_the_others(
         fit_votes(*clusters(30))
         assert {library.num_threads for library in matrices.lib_controllers} == {threads}
     assert seen == [{used}]
+
+
+@pytest.mark.parametrize("n", [39, 273, 725])
+def test_the_number_of_threads_changes_no_bit_of_votes_of_few_references(n: int) -> None:
+    rng = np.random.default_rng(n)
+    references, asked, malignant = unit(rng, n, 512), unit(rng, n // 3, 512), np.arange(n) % 3 == 0
+    scores = []
+    for threads in (1, 2, 5):
+        with ThreadpoolController().limit(limits=threads):
+            scores.append(vote_scores(asked, references, malignant).tobytes())
+    assert scores[0] == scores[1] == scores[2]
 
 
 def test_references_of_one_class_and_missing_labels_are_refused() -> None:

@@ -23,7 +23,7 @@ TEMPERATURE, PENALTY = 0.1, 0.3  # where no others are given
 LEARNED, VOTERS = 8192, 1024  # references, at most, that are learned from, and of these, that have a vote
 CHUNK = 4_000_000  # distances held at a time: 32 MB, whatever the size of the release
 VOTES_NPY, VOTES_JSON = "votes.npy", "votes.json"
-THREADS = 4  # of the matrix library, at most: with 16, matrices of this size take longer
+THREADS = 4  # of the matrix library, at most, for more references than voters: with 16 they take longer
 SILENT = 1e-4  # standard deviation of scores below which the votes tell nothing apart
 JITTER = 1e-6  # on the diagonal of a kernel whose references may be equal
 
@@ -56,7 +56,8 @@ class Votes:
             raise ValueError(f"wanted the {len(self.weights)} references that vote, got {len(references)}")
         heard = np.flatnonzero(self.weights)
         voters, weights = references[heard], self.weights[heard]
-        parts = [_kernel(part, voters, self.temperature) @ weights for part in in_chunks(embeddings, voters)]
+        with _few_threads(len(references)):
+            parts = [_kernel(part, voters, self.temperature) @ weights for part in in_chunks(embeddings, voters)]
         return self.intercept + np.concatenate(parts)
 
 
@@ -94,7 +95,7 @@ def fit_votes(
     sample_weight = n_of_label.min() / n_of_label[labels.astype(np.int64)]
     model = LogisticRegression(C=1 / penalty, solver="newton-cholesky", tol=1e-8, max_iter=100)
     weights = np.zeros(len(references))
-    with _few_threads():
+    with _few_threads(len(references)):
         among = _kernel(references[voters], references[voters], temperature)
         root = np.linalg.cholesky(among + JITTER * np.eye(len(voters)))
         # In these coordinates of the kernel's space (Nystrom's) the regression is an ordinary linear one.
@@ -121,10 +122,13 @@ def learned_from(malignant: Bools) -> Ints:
 
 
 @contextmanager
-def _few_threads() -> Iterator[None]:
-    """Have the matrix library use at most `THREADS` threads while the block runs."""
+def _few_threads(n_references: int) -> Iterator[None]:
+    """Have the matrix library use few threads while the block runs.
+
+    One for at most `VOTERS` references: more are no faster, and the last bits depend on how many they are.
+    """
     threads = max((library.num_threads for library in _matrix_library().lib_controllers), default=1)
-    with _matrix_library().limit(limits=min(threads, THREADS)):
+    with _matrix_library().limit(limits=1 if n_references <= VOTERS else min(threads, THREADS)):
         yield
 
 
