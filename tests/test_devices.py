@@ -1,9 +1,78 @@
 import os
+import threading
+from collections.abc import Iterator
 
 import pytest
 import torch
+from torch import Tensor
 
-from isic_siamese.devices import be_deterministic, keep_every_digit, ran_out_of_memory
+from isic_siamese.devices import be_deterministic, keep_every_digit, map_batches, ran_out_of_memory
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def cores() -> Iterator[int]:
+    """More threads than the one of other tests."""
+    torch.set_num_threads(3)
+    yield 3
+    torch.set_num_threads(1)
+
+
+def test_each_core_has_a_batch_of_its_own_and_few_are_taken_ahead(cores: int) -> None:
+    taken, workers = [], set()
+
+    def batches() -> Iterator[int]:
+        for number in range(20):
+            taken.append(threading.current_thread())
+            yield number
+
+    together = threading.Barrier(cores)
+
+    def work(number: int) -> Tensor:
+        if number < cores:
+            together.wait(timeout=60)  # so that as many are at work at once
+        workers.add((threading.current_thread(), torch.get_num_threads()))
+        return torch.tensor(number)
+
+    answers = []
+    for answer in map_batches(work, batches(), CPU):
+        answers.append(int(answer))
+        assert len(taken) <= len(answers) + cores
+    assert answers == list(range(20)) and set(taken) == {threading.current_thread()}
+    assert len(workers) == cores and {threads for _, threads in workers} == {1}
+    assert torch.get_num_threads() == cores
+    assert not any(thread.is_alive() for thread, _ in workers)
+
+
+def test_a_batch_that_fails_ends_the_others_and_gives_the_cores_back(cores: int) -> None:
+    done = []
+
+    def work(number: int) -> Tensor:
+        if number == 4:
+            raise MemoryError
+        done.append(number)
+        return torch.tensor(number)
+
+    with pytest.raises(MemoryError):
+        list(map_batches(work, range(1000), CPU))
+    assert len(done) <= 4 + 2 * cores and torch.get_num_threads() == cores
+
+
+@pytest.mark.parametrize(("device", "threads"), [("meta", 3), ("cpu", 1)])
+def test_an_accelerator_and_a_single_core_take_batches_in_the_calling_thread(device: str, threads: int) -> None:
+    workers = []
+
+    def work(number: int) -> Tensor:
+        workers.append(threading.current_thread())
+        return torch.tensor(number)
+
+    torch.set_num_threads(threads)
+    try:
+        assert [int(answer) for answer in map_batches(work, range(3), torch.device(device))] == [0, 1, 2]
+        assert set(workers) == {threading.current_thread()} and torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize(

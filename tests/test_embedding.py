@@ -31,6 +31,24 @@ def test_eight_orientations_give_the_same_embedding_however_the_image_is_held() 
     assert np.abs(embed(encoder, [np.rot90(images, 1, (1, 2)).copy()]) - embed(encoder, [images])).max() > 1e-3
 
 
+@pytest.mark.parametrize("batch_size", [2, 1000])  # many batches, and one alone
+def test_the_number_of_cores_changes_no_bit(tmp_path: Path, batch_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SiameseEncoder, "batch_size", batch_size)
+    encoder = build_encoder("tf_efficientnet_lite0", "imagenet", 4, 512, 64)
+    encoder.freeze()
+    np.save(tmp_path / "shard-00000.npy", photographs(17, 64))
+    shards, rows, answers = Shards(tmp_path), np.arange(17), []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            pooled = pool_rows(encoder, shards, rows)
+            assert not pooled.requires_grad
+            answers.append((embed_rows(encoder, shards, rows, 8).tobytes(), pooled.numpy().tobytes()))
+    finally:
+        torch.set_num_threads(1)
+    assert answers[0] == answers[1] == answers[2]
+
+
 def test_shards_of_another_size_than_the_encoder_takes_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "shard-00000.npy", photographs(5, 16))
     encoder = build_encoder("test_efficientnet", "none", 3, 8, 32)

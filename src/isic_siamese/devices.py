@@ -1,9 +1,14 @@
 """Where the network runs, and what makes it run there fast and to the same bits each time."""
 
+import ctypes
 import os
 import re
-from collections.abc import Iterator
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +16,9 @@ from torch import Tensor
 from isic_siamese.errors import TrainingError
 
 OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")  # as torch has it on CUDA and on a CPU
+BatchT = TypeVar("BatchT")
+
+M_ARENA_MAX = -8  # of glibc's malloc.h
 MOST_KEPT = 2**25 - 2**16  # bytes; of larger blocks malloc of glibc keeps none that was freed
 
 
@@ -52,6 +60,35 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
+def map_batches(work: Callable[[BatchT], Tensor], batches: Iterable[BatchT], device: torch.device) -> Iterator[Tensor]:
+    """Yield what `work` makes of each batch, in their order; on a CPU each core has a batch of its own.
+
+    Cores that share a batch wait for one another at each layer, and the last bits of what they come to depend on how
+    many they are. A batch is taken when a core is about to be free.
+
+    Args:
+        work: sets its own modes of gradients and autocast, because those are a thread's.
+        batches: taken by the calling thread.
+        device: where `work` runs.
+    """
+    cores = torch.get_num_threads()
+    if device.type != "cpu" or cores == 1:
+        yield from map(work, batches)
+        return
+    pool = ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,))
+    running: deque[Future[Tensor]] = deque()
+    try:
+        for batch in batches:
+            running.append(pool.submit(work, batch))
+            if len(running) > cores:
+                yield running.popleft().result()
+        for future in running:
+            yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(cores)  # a worker's 1 is that of all threads to come
+
+
 def seed_device(device: torch.device, seed: int) -> None:
     """Seed the generator of `device` alone: to look for devices that are not there would take 0.1 ms of each step."""
     (torch if device.type == "cpu" else torch.get_device_module(device)).manual_seed(seed)
@@ -64,6 +101,13 @@ def make_blocks_cheap() -> None:
     # glibc keeps a freed block where one as large was freed before (mallopt(3), M_MMAP_THRESHOLD). Else it goes back
     # to the system after each layer, to be zeroed anew for the next. This one is never written to.
     torch.empty(MOST_KEPT, dtype=torch.uint8)
+
+
+def share_one_heap() -> None:
+    """Have the threads of `map_batches` take memory that training has freed, and not as much again; in glibc alone."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        mallopt(M_ARENA_MAX, 1)
 
 
 def keep_every_digit() -> None:

@@ -9,14 +9,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from isic_siamese.arrays import Embeddings, Ints
-from isic_siamese.devices import to_device
+from isic_siamese.devices import map_batches, to_device
 from isic_siamese.encoder import SiameseEncoder
 from isic_siamese.errors import DataError
 from isic_siamese.pooling import lesion_regions
 from isic_siamese.shards import Shards
 
 
-@torch.inference_mode()
 def embed(
     encoder: SiameseEncoder, batches: Iterable[npt.NDArray[np.uint8] | Tensor], orientations: int = 1
 ) -> Embeddings:
@@ -35,9 +34,13 @@ def embed(
         ValueError: images of another type or size, or as many orientations as there are not.
     """
     encoder.eval()
-    means = (_mean_of_orientations(encoder, encoder, batch, orientations) for batch in batches)
+
+    @torch.inference_mode()
+    def work(batch: npt.NDArray[np.uint8] | Tensor) -> Tensor:
+        return functional.normalize(_mean_of_orientations(encoder, encoder, batch, orientations), dim=1)
+
     # On the device until the last batch is under way: to fetch each would make the host wait for it.
-    parts = [functional.normalize(mean, dim=1) for mean in means]
+    parts = list(map_batches(work, batches, encoder.centre.device))
     return torch.cat(parts).cpu().numpy() if parts else np.zeros((0, encoder.embedding_dim), np.float32)
 
 
@@ -55,7 +58,6 @@ def embed_rows(
     return embed(encoder, shards.batches(rows, max(1, encoder.batch_size // orientations), task), orientations)
 
 
-@torch.no_grad()
 def pool_rows(
     encoder: SiameseEncoder,
     shards: Shards,
@@ -63,19 +65,27 @@ def pool_rows(
     orientations: int = 1,
     task: str | None = None,
     by_row: bool = False,
+    bfloat16: bool = False,
 ) -> Tensor:
     """Return the features that the encoder pools from the images at `rows` `(N,)`, float32 `(N, F)`, on its device.
 
     Of more than one orientation the mean, as in `embed`; with a `task`, a progress bar names it. Where `by_row`, those
-    of every image of the shards, in their order, with zeros for images that are not at `rows`.
+    of every image of the shards, in their order, with zeros for images that are not at `rows`. Where `bfloat16`, the
+    encoder computes in that precision.
     """
     encoder.eval()
+
+    @torch.no_grad()
+    def work(batch: npt.NDArray[np.uint8]) -> Tensor:
+        with torch.autocast(encoder.centre.device.type, torch.bfloat16, enabled=bfloat16):
+            return _mean_of_orientations(encoder, encoder.features, batch, orientations)
+
     features = encoder.centre.new_zeros(len(shards) if by_row else len(rows), len(encoder.centre))
     places = torch.from_numpy(rows if by_row else np.arange(len(rows))).to(features.device)
     size = max(1, encoder.batch_size // orientations)
-    batches = shards.batches(rows, size, task)
-    for part, batch in zip(torch.split(places, size), batches, strict=True):
-        features[part] = _mean_of_orientations(encoder, encoder.features, batch, orientations)
+    pooled = map_batches(work, shards.batches(rows, size, task), features.device)
+    for part, of_batch in zip(torch.split(places, size), pooled, strict=True):
+        features[part] = of_batch
     return features
 
 

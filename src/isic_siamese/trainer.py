@@ -14,7 +14,15 @@ from torch.optim.lr_scheduler import LambdaLR
 from isic_siamese import ranks
 from isic_siamese.arrays import Embeddings, Ints
 from isic_siamese.augment import N_DRAWS, AugmentParams, augment
-from isic_siamese.devices import be_deterministic, explaining_out_of_memory, pick_device, seed_device, to_device
+from isic_siamese.devices import (
+    be_deterministic,
+    explaining_out_of_memory,
+    map_batches,
+    pick_device,
+    seed_device,
+    share_one_heap,
+    to_device,
+)
 from isic_siamese.embedding import embed, pool_rows
 from isic_siamese.encoder import build_encoder
 from isic_siamese.errors import ParamsError, TrainingError
@@ -35,7 +43,8 @@ PROJECTED = 4096  # images whose features are copied at a time, 41 MB
 STANDARDISED = 1024  # training images, at most, by which the features are standardised
 BACKBONE_RATE = 0.1  # learning rate of pretrained layers, as a part of that of the new ones
 LOGIT_SCALE = 10  # of unit embeddings; without it a logit would need weights that few epochs do not reach
-AHEAD = 4  # batches of the encoder whose views are prepared together: on a GPU those of many steps, on a CPU of one
+AHEAD = 4  # batches of the encoder whose views are prepared together: on a GPU those of many steps, on a CPU of one;
+MORE_AHEAD = 16  # where only their features are held, so many, for a CPU's cores each to have one
 GENTLER = "lower train.learning_rate, or raise train.warmup_epochs"
 
 # Of a step's views, what weights that learn take: features `(V, F)`, or images `(V, S, S, 3)` and their lesion regions.
@@ -92,7 +101,8 @@ class Trainer:
         n_views = [len(step.rows) for step in self.steps]
         _check_ranks(min(n_views))
         self.images_per_epoch = sum(n_views)
-        self.ahead = max(1, AHEAD * self.encoder.batch_size // max(n_views))
+        n_batches = AHEAD if self.features is None else MORE_AHEAD
+        self.ahead = max(1, n_batches * self.encoder.batch_size // max(n_views))
         modules = nn.ModuleList([self.encoder, self.to_logit])
         rate = params.learning_rate * (1 if params.weights == "none" else BACKBONE_RATE)
         heads = nn.ModuleList([self.encoder.head, self.to_logit])
@@ -113,12 +123,12 @@ class Trainer:
         """
         data = self.data
         if self.encoder.learns_features:
+            share_one_heap()  # the maps of a step take far more than those of a batch that is only embedded
             self.encoder.standardise(pool_rows(self.encoder, data.shards, _some(data.train_rows)))
             return None
         rows, task = np.concatenate([data.train_rows, data.val_rows]), "features" if ranks.rank() == 0 else None
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            own = rows[ranks.share(len(rows))]
-            features = pool_rows(self.encoder, data.shards, own, task=task, by_row=True)
+        own = rows[ranks.share(len(rows))]
+        features = pool_rows(self.encoder, data.shards, own, task=task, by_row=True, bfloat16=self.bfloat16)
         ranks.sum_in_place(features)  # zeros but for one's own: exact
         self.encoder.standardise(features[torch.from_numpy(_some(data.train_rows)).to(self.device)])
         return features
@@ -203,12 +213,17 @@ class Trainer:
 
     def _pool_copies(self, rows: Tensor, draws: Tensor) -> Tensor:
         """Return the features of the images at `rows` `(v,)`, augmented, `(v, F)`; each process pools a share."""
+
+        @torch.no_grad()
+        def work(batch: tuple[Tensor, Tensor]) -> Tensor:
+            part, drawn = batch
+            return self._pool(augment(self.images.take(part), drawn, self.recipe))
+
         own, size = ranks.share(len(rows)), self.encoder.batch_size
-        features = [self.encoder.centre.new_empty(0, len(self.encoder.centre))]
-        for part, drawn in zip(torch.split(rows[own], size), torch.split(draws[own], size), strict=True):
-            if len(part):  # transformers take no empty batch
-                features.append(self._pool(augment(self.images.take(part), drawn, self.recipe)))
-        return ranks.gather(torch.cat(features), len(rows))
+        batches = zip(torch.split(rows[own], size), torch.split(draws[own], size), strict=True)
+        some = (batch for batch in batches if len(batch[0]))  # transformers take no empty batch
+        none = self.encoder.centre.new_empty(0, len(self.encoder.centre))
+        return ranks.gather(torch.cat([none, *map_batches(work, some, self.device)]), len(rows))
 
     def _pool(self, images: Tensor, regions: Tensor | None = None) -> Tensor:
         """Return the features of images, arguments as the encoder takes them, in the precision of the run."""
