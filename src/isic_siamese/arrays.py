@@ -44,5 +44,5 @@ def as_labelled(scores: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Floats, B
     """
     of_score, of_label = as_scores(scores), as_bools(labels)
     if of_score.shape != of_label.shape:  # an index of too many labels would leave out the last ones, silently
-        raise ValueError(f"wanted a label for each score, got {len(of_label)} for {len(of_score)}")
+        raise ValueError(f"wanted a label for each score, got labels {of_label.shape} for scores {of_score.shape}")
     return of_score, of_label

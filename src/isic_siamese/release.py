@@ -148,14 +148,14 @@ def _read_table(path: Path, columns: Sequence[str], optional: str = "", may_be_e
     """
     broken = (OSError, UnicodeDecodeError, csv.Error)
     with (
-        reading(path, broken, "not a readable CSV", "take another copy of it"),
+        reading(path, broken, "not a readable CSV", "save it with commas, as UTF-8, or take another copy of it"),
         path.open(encoding="utf-8-sig", newline="") as file,
     ):
         header, *lines = list(csv.reader(file, strict=True)) or [[]]
     if header not in (list(columns), [name for name in columns if name != optional]):
         lacks = [name for name in columns if name not in (*header, optional)]
         why = f"lacks {', '.join(lacks)}" if lacks else "too many, or in another order"
-        refuse(path, [f"{why}: columns {','.join(header)[:200]!r}, wanted {','.join(columns)!r}"])
+        refuse(path, [f"{why}: columns {','.join(header)[:200]!r}, wanted {','.join(columns)!r}, with commas"])
     while lines and not lines[-1]:
         lines.pop()
     short = [f"line {number}" for number, line in enumerate(lines, 2) if len(line) != len(header)]
