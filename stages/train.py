@@ -44,7 +44,7 @@ def main() -> None:
         if ranks.rank() == 0:
             margin = params.common.margin if section.loss == "contrastive" else None
             write_model(Path("data/models"), trained.encoder, fit, margin, seen)
-            write_results(trained, data, val_pairs, margin, drawn=params.common.release == "demo")
+            write_results(trained, data, val_pairs, margin)
             forget_runs(CHECKPOINTS)
 
 
@@ -64,13 +64,12 @@ def write_curve(history: pd.DataFrame) -> None:
         write_csv(CURVE, history)
 
 
-def write_results(trained: Trained, data: TrainingData, pairs: pd.DataFrame, margin: float | None, drawn: bool) -> None:
-    """Write the figures, and how far apart the pairs of the validation split were, `drawn` or of photographs."""
+def write_results(trained: Trained, data: TrainingData, pairs: pd.DataFrame, margin: float | None) -> None:
+    """Write the figures, and how far apart the pairs of the validation split were."""
     write_json(Path("metrics/train.json"), trained.summary())
     write_curve(trained.history)  # again, for a run that was killed after its last epoch and has none to come
-    what = f"Validation pairs{' of drawn images' if drawn else ''}"
-    best = int(trained.summary()["best_epoch"])
-    titles = {f"{what}\nepoch 1": trained.first, f"{what}\nepoch {best}, the best": trained.best}
+    titles = {"Validation pairs, epoch 1": trained.first}
+    titles[f"Validation pairs, epoch {int(trained.summary()['best_epoch'])}, the best"] = trained.best
     left, right = (np.searchsorted(data.val_rows, pairs[side]) for side in ("left", "right"))
     panels = {title: pair_distances(embeddings, left, right) for title, embeddings in titles.items()}
     write_histograms(DISTANCES, panels, pairs["same"].to_numpy() == 1, margin)

@@ -16,10 +16,10 @@ from torch import Tensor
 from isic_siamese.errors import TrainingError
 
 OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")  # as torch has it on CUDA and on a CPU
-BatchT = TypeVar("BatchT")
-
 M_ARENA_MAX = -8  # of glibc's malloc.h
 MOST_KEPT = 2**25 - 2**16  # bytes; of larger blocks malloc of glibc keeps none that was freed
+
+BatchT = TypeVar("BatchT")
 
 
 def pick_device() -> torch.device:
