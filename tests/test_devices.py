@@ -59,6 +59,26 @@ def test_a_batch_that_fails_ends_the_others_and_gives_the_cores_back(cores: int)
     assert len(done) <= 4 + 2 * cores and torch.get_num_threads() == cores
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_gradients_and_autocast_are_as_the_caller_has_them(threads: int) -> None:
+    def work(_: int) -> Tensor:
+        modes = torch.is_inference_mode_enabled(), torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")
+        return torch.tensor([*modes, torch.get_autocast_dtype("cpu") == torch.bfloat16])
+
+    def modes() -> list[int]:
+        return [int(mode) for mode in next(map_batches(work, range(1), CPU))]
+
+    torch.set_num_threads(threads)
+    try:
+        assert modes()[:3] == [0, 1, 0]
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            assert modes() == [0, 0, 1, 1]
+        with torch.inference_mode():
+            assert modes()[:3] == [1, 0, 0]
+    finally:
+        torch.set_num_threads(1)
+
+
 @pytest.mark.parametrize(("device", "threads"), [("meta", 3), ("cpu", 1)])
 def test_an_accelerator_and_a_single_core_take_batches_in_the_calling_thread(device: str, threads: int) -> None:
     workers = []

@@ -64,22 +64,29 @@ def map_batches(work: Callable[[BatchT], Tensor], batches: Iterable[BatchT], dev
     """Yield what `work` makes of each batch, in their order; on a CPU each core has a batch of its own.
 
     Cores that share a batch wait for one another at each layer, and the last bits of what they come to depend on how
-    many they are. A batch is taken when a core is about to be free.
-
-    Args:
-        work: sets its own modes of gradients and autocast, because those are a thread's.
-        batches: taken by the calling thread.
-        device: where `work` runs.
+    many they are. The calling thread takes a batch when a core is about to be free. For `work`, which runs on `device`,
+    gradients and autocast are on or off as for the caller.
     """
     cores = torch.get_num_threads()
     if device.type != "cpu" or cores == 1:
         yield from map(work, batches)
         return
+    inference, gradients = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+    autocast, dtype = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
+
+    def work_as_here(batch: BatchT) -> Tensor:  # these modes are a thread's
+        with (
+            torch.inference_mode(inference),
+            torch.set_grad_enabled(gradients),
+            torch.autocast("cpu", dtype, enabled=autocast),
+        ):
+            return work(batch)
+
     pool = ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,))
     running: deque[Future[Tensor]] = deque()
     try:
         for batch in batches:
-            running.append(pool.submit(work, batch))
+            running.append(pool.submit(work_as_here, batch))
             if len(running) > cores:
                 yield running.popleft().result()
         for future in running:

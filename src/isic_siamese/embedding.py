@@ -1,6 +1,7 @@
 """From images to embeddings or pooled features, in batches, where nothing is learned."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from isic_siamese.pooling import lesion_regions
 from isic_siamese.shards import Shards
 
 
+@torch.inference_mode()
 def embed(
     encoder: SiameseEncoder, batches: Iterable[npt.NDArray[np.uint8] | Tensor], orientations: int = 1
 ) -> Embeddings:
@@ -34,13 +36,10 @@ def embed(
         ValueError: images of another type or size, or as many orientations as there are not.
     """
     encoder.eval()
-
-    @torch.inference_mode()
-    def work(batch: npt.NDArray[np.uint8] | Tensor) -> Tensor:
-        return functional.normalize(_mean_of_orientations(encoder, encoder, batch, orientations), dim=1)
-
+    embed_batch = partial(_mean_of_orientations, encoder, encoder, orientations=orientations)
+    means = map_batches(embed_batch, batches, encoder.centre.device)
     # On the device until the last batch is under way: to fetch each would make the host wait for it.
-    parts = list(map_batches(work, batches, encoder.centre.device))
+    parts = [functional.normalize(mean, dim=1) for mean in means]
     return torch.cat(parts).cpu().numpy() if parts else np.zeros((0, encoder.embedding_dim), np.float32)
 
 
@@ -58,6 +57,7 @@ def embed_rows(
     return embed(encoder, shards.batches(rows, max(1, encoder.batch_size // orientations), task), orientations)
 
 
+@torch.no_grad()
 def pool_rows(
     encoder: SiameseEncoder,
     shards: Shards,
@@ -65,25 +65,18 @@ def pool_rows(
     orientations: int = 1,
     task: str | None = None,
     by_row: bool = False,
-    bfloat16: bool = False,
 ) -> Tensor:
     """Return the features that the encoder pools from the images at `rows` `(N,)`, float32 `(N, F)`, on its device.
 
     Of more than one orientation the mean, as in `embed`; with a `task`, a progress bar names it. Where `by_row`, those
-    of every image of the shards, in their order, with zeros for images that are not at `rows`. Where `bfloat16`, the
-    encoder computes in that precision.
+    of every image of the shards, in their order, with zeros for images that are not at `rows`.
     """
     encoder.eval()
-
-    @torch.no_grad()
-    def work(batch: npt.NDArray[np.uint8]) -> Tensor:
-        with torch.autocast(encoder.centre.device.type, torch.bfloat16, enabled=bfloat16):
-            return _mean_of_orientations(encoder, encoder.features, batch, orientations)
-
     features = encoder.centre.new_zeros(len(shards) if by_row else len(rows), len(encoder.centre))
     places = torch.from_numpy(rows if by_row else np.arange(len(rows))).to(features.device)
     size = max(1, encoder.batch_size // orientations)
-    pooled = map_batches(work, shards.batches(rows, size, task), features.device)
+    pool_batch = partial(_mean_of_orientations, encoder, encoder.features, orientations=orientations)
+    pooled = map_batches(pool_batch, shards.batches(rows, size, task), features.device)
     for part, of_batch in zip(torch.split(places, size), pooled, strict=True):
         features[part] = of_batch
     return features

@@ -127,8 +127,9 @@ class Trainer:
             self.encoder.standardise(pool_rows(self.encoder, data.shards, _some(data.train_rows)))
             return None
         rows, task = np.concatenate([data.train_rows, data.val_rows]), "features" if ranks.rank() == 0 else None
-        own = rows[ranks.share(len(rows))]
-        features = pool_rows(self.encoder, data.shards, own, task=task, by_row=True, bfloat16=self.bfloat16)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+            own = rows[ranks.share(len(rows))]
+            features = pool_rows(self.encoder, data.shards, own, task=task, by_row=True)
         ranks.sum_in_place(features)  # zeros but for one's own: exact
         self.encoder.standardise(features[torch.from_numpy(_some(data.train_rows)).to(self.device)])
         return features
@@ -214,16 +215,13 @@ class Trainer:
     def _pool_copies(self, rows: Tensor, draws: Tensor) -> Tensor:
         """Return the features of the images at `rows` `(v,)`, augmented, `(v, F)`; each process pools a share."""
 
-        @torch.no_grad()
-        def work(batch: tuple[Tensor, Tensor]) -> Tensor:
-            part, drawn = batch
-            return self._pool(augment(self.images.take(part), drawn, self.recipe))
+        def pool_batch(at: slice) -> Tensor:
+            return self._pool(augment(self.images.take(rows[at]), draws[at], self.recipe))
 
         own, size = ranks.share(len(rows)), self.encoder.batch_size
-        batches = zip(torch.split(rows[own], size), torch.split(draws[own], size), strict=True)
-        some = (batch for batch in batches if len(batch[0]))  # transformers take no empty batch
+        batches = (slice(start, min(start + size, own.stop)) for start in range(own.start, own.stop, size))
         none = self.encoder.centre.new_empty(0, len(self.encoder.centre))
-        return ranks.gather(torch.cat([none, *map_batches(work, some, self.device)]), len(rows))
+        return ranks.gather(torch.cat([none, *map_batches(pool_batch, batches, self.device)]), len(rows))
 
     def _pool(self, images: Tensor, regions: Tensor | None = None) -> Tensor:
         """Return the features of images, arguments as the encoder takes them, in the precision of the run."""
