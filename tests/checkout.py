@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from ruamel.yaml import YAML
@@ -146,3 +147,19 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     assert made.ran("repro") == STAGES
     made.commit("results")
     return made
+
+
+class Experiment(NamedTuple):
+    """Which stages an experiment ran, and the MD5 of what each stage of the pipeline then had written, by path."""
+
+    ran: list[str]
+    hashes: dict[str, str]
+
+
+@pytest.fixture(scope="session")
+def wider(checkout: Checkout) -> Experiment:
+    """The experiment `wider` of the checkout, `margin=2.0`; whoever has its cache gets it without running a stage."""
+    experiment = Experiment(checkout.ran("exp", "run", "-n", "wider", "-S", "margin=2.0"), checkout.hashes())
+    checkout.git("reset", "-q", "--hard")
+    checkout.dvc("checkout")
+    return experiment

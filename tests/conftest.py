@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from tests.answered_project import here, project
-from tests.checkout import checkout
+from tests.checkout import checkout, wider
 from tests.reviewed_project import branch, reviewed_project
 from tests.toy import data
 
-__all__ = ["branch", "checkout", "data", "here", "project", "reviewed_project"]
+__all__ = ["branch", "checkout", "data", "here", "project", "reviewed_project", "wider"]
 
 torch.set_num_threads(1)
 

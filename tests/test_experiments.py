@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkout import ENVIRONMENT, ROOT, Checkout, Repository
+from tests.checkout import ENVIRONMENT, ROOT, Checkout, Experiment, Repository
 
-pytestmark = pytest.mark.xdist_group("team")  # in one of the two processes, so that the pipeline runs once for them
+pytestmark = pytest.mark.xdist_group("pipeline")  # in one of the two processes, so that the pipeline runs once for them
 
 HOWTO = ROOT / "docs/experiments-howto.md"
 
@@ -34,12 +34,12 @@ def run(command: str, folder: Path) -> str:
     assert done.returncode == 0, f"$ {command}\n{done.stdout}\n{done.stderr}"
     if command == "dvc queue start":
         while re.search(r"Running|Queued", run("dvc queue status", folder)):
-            time.sleep(2)  # each look costs a second of processor time, which the experiments need
+            time.sleep(5)  # each look costs a second of processor time, which the experiments need
     return done.stdout
 
 
 def test_restoring_goes_back_to_what_is_committed_after_a_run_and_after_one_that_failed(
-    checkout: Checkout, tmp_path: Path
+    checkout: Checkout, wider: Experiment, tmp_path: Path
 ) -> None:
     clone = Repository(checkout.folder).clone(tmp_path / "clone")
     clone.dvc("config", "--local", "cache.dir", str(checkout.folder / ".dvc/cache"))
@@ -47,11 +47,12 @@ def test_restoring_goes_back_to_what_is_committed_after_a_run_and_after_one_that
     committed = clone.git("ls-files", "params.yaml", "dvc.lock", "metrics").splitlines()
     new = [clone.folder / name for name in ("stages/dvc.lock", "metrics/crossvalidate.json")]
     for change in (
-        "dvc exp run --allow-missing -S margin=1.7 && ! dvc exp run --allow-missing -S split.train=5",
-        "sed -i 's/^margin: .*/margin: 1.7/' params.yaml && dvc repro --allow-missing",  # which stages dvc.lock
+        "dvc exp run --allow-missing -S margin=2.0 && ! dvc exp run --allow-missing -S split.train=5",
+        "sed -i 's/^margin: .*/margin: 2.0/' params.yaml && dvc repro --allow-missing",  # which stages dvc.lock
     ):
         run(change, clone.folder)
-        assert json.loads((clone.folder / "data/models/model.json").read_text())["margin"] == 1.7
+        assert json.loads((clone.folder / "data/models/model.json").read_text())["margin"] == 2.0
+        assert clone.hashes() == wider.hashes
         for path in new:  # as a cross-validation leaves them
             path.write_text("{}")
         clone.git("add", "stages/dvc.lock")
@@ -62,7 +63,9 @@ def test_restoring_goes_back_to_what_is_committed_after_a_run_and_after_one_that
         assert clone.git("status", "--short") == "" and not any(path.exists() for path in new)
 
 
-def test_the_walk_through_does_what_it_shows_and_never_touches_the_release(checkout: Checkout, tmp_path: Path) -> None:
+def test_the_walk_through_does_what_it_shows_to_the_same_bytes_and_never_touches_the_release(
+    checkout: Checkout, wider: Experiment, tmp_path: Path
+) -> None:
     checkout.git("clone", "-q", "--bare", ".", str(tmp_path / "isic-siamese.git"))
     keeper = Repository(tmp_path / "isic-siamese.git").clone(tmp_path / "keeper")
     keeper.dvc("config", "--local", "cache.dir", str(checkout.folder / ".dvc/cache"))
@@ -82,5 +85,6 @@ def test_the_walk_through_does_what_it_shows_and_never_touches_the_release(check
         same = checker.check_output(wanted, got, doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
         assert same, f"$ {command}\nthe document:\n{wanted}\nreally:\n{got}"
         assert not list(tmp_path.rglob("data/raw/*.zip"))
+    assert Repository(folder).hashes() == wider.hashes  # of a queue, in a clone that trained anew
     raw = {md5 for path, md5 in checkout.hashes().items() if path.startswith("data/raw")}
     assert raw and not raw & {path.parent.name + path.name for path in (tmp_path / "shared").rglob("*")}
