@@ -82,7 +82,7 @@ def parts_of_a_step(run: Trainer) -> dict[str, Loop]:
         "take the images": lambda: run.images.take(step.rows),
         "augment the copies": lambda: augment(copies, draws, run.recipe),
         "find the lesions": lambda: lesion_regions(copies if run.features is not None else images),
-        "loss and its gradient": lambda: torch.autograd.grad(run.loss(embeddings, step), embeddings),
+        "loss and its gradient": lambda: torch.autograd.grad(run.objective(embeddings, step), embeddings),
         "optimizer (in the bare encoder too)": lambda: run.optimizer.step(),
     }
 

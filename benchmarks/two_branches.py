@@ -79,7 +79,7 @@ class TwoBranches:
         with torch.autocast(run.device.type, torch.bfloat16, enabled=run.bfloat16):
             embeddings = run.encoder(left), run.encoder(right)
         distances = torch.nn.functional.pairwise_distance(*embeddings)
-        finish_step(run, contrastive_loss(distances, same, run.margin).mean())
+        finish_step(run, contrastive_loss(distances, same, run.objective.margin).mean())
 
 
 def finish_step(run: Trainer, loss: Tensor) -> None:

@@ -49,7 +49,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def move(run: Trainer) -> None:
     """Move what a trainer on a CPU holds to the GPU that is not there."""
-    for module in [*run.encoder.modules(), run.to_logit]:
+    for module in [*run.encoder.modules(), run.objective]:
         for tensors in (module._parameters, module._buffers):
             moved: Any = {name: tensor.detach().to(CUDA) for name, tensor in tensors.items() if tensor is not None}
             tensors.update(moved)
@@ -80,7 +80,7 @@ def test_no_step_mixes_devices_or_makes_the_host_wait(
             embeddings = run.embed_views(views)
             for loss in LOSSES:
                 run.params = run.params.model_copy(update={"loss": loss})
-                assert run.loss(embeddings, run.steps[0]).device == CUDA
+                assert run.objective(embeddings, run.steps[0]).device == CUDA
 
 
 @pytest.mark.parametrize("wait", [Tensor.item, Tensor.cpu, Tensor.nonzero, lambda cell: cell[torch.zeros(1).long()]])

@@ -36,7 +36,7 @@ SCRIPT = """
             trainer = make_trainer(data, loss=loss, cross_entropy_weight=0.5)
             trainer.encoder.double().train()  # or what one sees is the rounding of batch normalisation
             found[f"{loss} loss"] = next(trainer.run_steps(0, [0]))
-            for part in (trainer.encoder, trainer.to_logit):
+            for part in (trainer.encoder, trainer.objective):
                 found |= {f"{loss} {name}": p.grad for name, p in part.named_parameters() if p.grad is not None}
         # LeViT normalises rows of features, not maps.
         rows = make_trainer(data, encoder="levit_128s", stages=2)

@@ -9,11 +9,9 @@ from sklearn.metrics import roc_auc_score
 
 from isic_siamese import ranks, votes
 from isic_siamese.embedding import embed_rows, pool_rows
-from isic_siamese.encoder import BUNDLED_ENCODER
 from isic_siamese.errors import DataError, ParamsError, TrainingError
-from isic_siamese.losses import supervised_contrastive_loss, triplet_loss
 from isic_siamese.shards import Shards
-from isic_siamese.trainer import Trainer, learning_rate_factor
+from isic_siamese.trainer import Trainer
 from isic_siamese.training_data import TrainingData, training_key
 from tests.toy import PARAMS, RECIPE, make_trainer
 
@@ -59,12 +57,6 @@ def test_a_frozen_backbone_stays_as_it_is_and_the_projection_learns(data: Traini
     assert changed == {"head.weight", "head.bias"}
 
 
-def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero() -> None:
-    factors = [learning_rate_factor(step, 10, 100) for step in range(100)]
-    assert factors.index(max(factors)) in (9, 10) and max(factors) == 1.0
-    assert np.all(np.diff(factors[:10]) > 0) and np.all(np.diff(factors[10:]) < 0) and factors[-1] < 0.001
-
-
 @pytest.mark.parametrize("learned", [20, 1000])  # fewer than the training images, and more
 @pytest.mark.parametrize("frozen_groups", [0, "all"])
 def test_the_validation_auc_is_that_of_the_votes_of_the_training_images(
@@ -106,50 +98,6 @@ def test_the_key_of_a_run_changes_with_all_that_its_result_depends_on(
             patched.setattr(f"isic_siamese.training_data.{name}", lambda *_: 2)
             keys.append(training_key(*given))
     assert len(set(keys)) == len(keys) == 12
-
-
-@pytest.mark.parametrize("loss", ["contrastive", "triplet", "supervised_contrastive", "cross_entropy"])
-def test_every_loss_goes_down_on_a_step_that_is_repeated(data: TrainingData, loss: str) -> None:
-    run = make_trainer(data, loss=loss, warmup_epochs=0.0)
-    losses = [loss.item() for loss in run.run_steps(0, 8 * [0])]
-    assert losses[-1] < losses[0]
-
-
-def test_a_loss_over_all_views_is_the_one_that_is_named(data: TrainingData) -> None:
-    triplet, supervised = (make_trainer(data, loss=name) for name in ("triplet", "supervised_contrastive"))
-    triplet.margin, step = 0.3, triplet.steps[0]
-    embeddings = torch.nn.functional.normalize(torch.randn(len(step.rows), 8), dim=1)
-    assert triplet.loss(embeddings, step) == triplet_loss(embeddings, step.malignant, 0.3)
-    assert supervised.loss(embeddings, step) == supervised_contrastive_loss(embeddings, step.malignant)
-
-
-@pytest.mark.parametrize(
-    ("encoder", "weights", "share"), [("test_efficientnet", "none", 1), (BUNDLED_ENCODER, "imagenet", 0.1)]
-)
-def test_every_weight_learns_and_pretrained_ones_at_a_tenth_of_the_rate(
-    data: TrainingData, encoder: str, weights: str, share: float
-) -> None:
-    rate = {"learning_rate": 0.002, "weight_decay": 0.1, "warmup_epochs": 1.5}
-    run = make_trainer(data, 0, encoder=encoder, weights=weights, stages=2, **rate)
-    rates = {weight: group["initial_lr"] for group in run.optimizer.param_groups for weight in group["params"]}
-    decays = {weight: group["weight_decay"] for group in run.optimizer.param_groups for weight in group["params"]}
-    assert all(decay == (0.1 if weight.ndim > 1 else 0) for weight, decay in decays.items())
-    assert {rates[weight] for weight in run.encoder.backbone.parameters()} == {0.002 * share}
-    assert {rates[weight] for part in (run.encoder.head, run.to_logit) for weight in part.parameters()} == {0.002}
-    factors = [run.schedule.lr_lambdas[0](step) for step in range(4 * len(run.steps))]
-    assert factors.index(1) + 1 == round(1.5 * len(run.steps))
-    assert run.schedule.lr_lambdas[0](4 * len(run.steps)) == 0  # when the four epochs are over, and not before
-    assert min(factors) > 0
-    next(run.run_steps(0, [0]))
-    assert run.optimizer.param_groups[0]["lr"] == pytest.approx(0.002 * factors[1])
-
-
-def test_cross_entropy_is_added_to_a_loss_over_pairs_by_its_weight_and_to_itself_never(data: TrainingData) -> None:
-    weights = (0.0, 0.5, 2.0)
-    beside = [first_loss(make_trainer(data, cross_entropy_weight=weight)) for weight in weights]
-    alone = [first_loss(make_trainer(data, loss="cross_entropy", cross_entropy_weight=weight)) for weight in weights]
-    assert alone[0] == alone[1] == alone[2] > 0.1
-    assert beside == pytest.approx([beside[0] + weight * alone[0] for weight in weights], rel=1e-5)
 
 
 def test_a_state_holds_all_that_the_next_steps_depend_on(data: TrainingData) -> None:

@@ -18,7 +18,7 @@ from tests.toy import RECIPE, make_trainer
 def test_each_distinct_view_of_a_step_is_embedded_once_and_the_loss_is_that_of_the_pairs(data: TrainingData) -> None:
     """The step's loss against a slow loop that sends both sides of each pair through the encoder."""
     run = make_trainer(data)
-    run.margin = 0.8
+    run.objective.margin = 0.8
     run.encoder.eval()  # batch statistics would differ between the two ways
     step = run.steps[0]
     assert len(step.rows) == 16
@@ -33,7 +33,7 @@ def test_each_distinct_view_of_a_step_is_embedded_once_and_the_loss_is_that_of_t
         once = run.encoder(run.images.take(step.rows))
     same = torch.from_numpy(pairs["same"].to_numpy(bool))
     slow = contrastive_loss((both[0] - both[1]).norm(dim=1), same, 0.8)
-    torch.testing.assert_close(run.loss(once, step), slow.mean())
+    torch.testing.assert_close(run.objective(once, step), slow.mean())
 
 
 @pytest.mark.parametrize("frozen_groups", [0, "all"])

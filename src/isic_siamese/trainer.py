@@ -1,15 +1,12 @@
 """One training run: the Siamese encoder, its optimizer, the images on the device, and one step over pairs."""
 
-import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple, assert_never
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
-from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 
 from isic_siamese import ranks
 from isic_siamese.arrays import Embeddings, Ints
@@ -27,39 +24,21 @@ from isic_siamese.embedding import embed, pool_rows
 from isic_siamese.encoder import build_encoder
 from isic_siamese.errors import ParamsError, TrainingError
 from isic_siamese.image_source import ImageSource, fits
-from isic_siamese.losses import (
-    contrastive_loss,
-    cross_entropy_loss,
-    distance_matrix,
-    supervised_contrastive_loss,
-    triplet_loss,
-)
+from isic_siamese.objective import Objective
+from isic_siamese.optimization import build_optimizer
 from isic_siamese.pooling import lesion_regions
-from isic_siamese.steps import Step, cut_steps
+from isic_siamese.steps import cut_steps
 from isic_siamese.training_data import TrainingData, TrainParams, check_classes, training_key
 from isic_siamese.votes import SILENT, learned_from, vote_scores
 
 PROJECTED = 4096  # images whose features are copied at a time, 41 MB
 STANDARDISED = 1024  # training images, at most, by which the features are standardised
-BACKBONE_RATE = 0.1  # learning rate of pretrained layers, as a part of that of the new ones
-LOGIT_SCALE = 10  # of unit embeddings; without it a logit would need weights that few epochs do not reach
 AHEAD = 4  # batches of the encoder whose views are prepared together: on a GPU those of many steps, on a CPU of one;
 MORE_AHEAD = 16  # where only their features are held, so many, for a CPU's cores each to have one
 GENTLER = "lower train.learning_rate, or raise train.warmup_epochs"
 
 # Of a step's views, what weights that learn take: features `(V, F)`, or images `(V, S, S, 3)` and their lesion regions.
 Views = tuple[Tensor, ...]
-
-
-def learning_rate_factor(step: int, n_warmup: int, n_steps: int) -> float:
-    """Return the share of the peak learning rate at `step`: a line up to it, then half a cosine down to zero.
-
-    >>> [round(learning_rate_factor(step, 2, 6), 2) for step in range(6)]
-    [0.5, 1.0, 1.0, 0.85, 0.5, 0.15]
-    """
-    if step < n_warmup:
-        return (step + 1) / n_warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - n_warmup) / max(1, n_steps - n_warmup)))
 
 
 class Validation(NamedTuple):
@@ -84,7 +63,7 @@ class Trainer:
             TrainingError: memory ran out.
         """
         check_classes(data)
-        self.data, self.params, self.recipe, self.margin, self.seed = data, params, recipe, margin, seed
+        self.data, self.params, self.recipe, self.seed = data, params, recipe, seed
         self.device = pick_device()
         self.bfloat16 = params.precision == "bfloat16" or (params.precision == "auto" and self.device.type == "cuda")
         be_deterministic(self.device)
@@ -94,7 +73,7 @@ class Trainer:
         encoder.freeze(None if params.frozen_groups == "all" else params.frozen_groups)
         self.encoder = encoder.to(self.device).to(memory_format=torch.channels_last)
         self.encoder.backbone = ranks.share_batch_statistics(self.encoder.backbone, self.device)
-        self.to_logit = nn.Linear(params.embedding_dim, 1).to(self.device)  # of cross-entropy, in training alone
+        self.objective = Objective(params, margin).to(self.device)
         self.features = self._pool_features()
         self.images = ImageSource(data.shards, self.device, fits(data.shards, self.device))
         self.steps = cut_steps(data.pairs, data.malignant, self.device)
@@ -103,16 +82,9 @@ class Trainer:
         self.images_per_epoch = sum(n_views)
         n_batches = AHEAD if self.features is None else MORE_AHEAD
         self.ahead = max(1, n_batches * self.encoder.batch_size // max(n_views))
-        modules = nn.ModuleList([self.encoder, self.to_logit])
-        rate = params.learning_rate * (1 if params.weights == "none" else BACKBONE_RATE)
-        heads = nn.ModuleList([self.encoder.head, self.to_logit])
-        groups = param_groups_weight_decay(heads, params.weight_decay)  # none on biases and norms
-        for group in param_groups_weight_decay(self.encoder.backbone, params.weight_decay):
-            groups.append(group | {"lr": rate})
-        self.optimizer = torch.optim.AdamW(groups, lr=params.learning_rate, fused=True)
-        n_warmup = round(params.warmup_epochs * len(self.steps))
-        n_steps = params.epochs * len(self.steps)
-        self.schedule = LambdaLR(self.optimizer, lambda step: learning_rate_factor(step, n_warmup, n_steps))
+        new = [self.encoder.head, self.objective]
+        self.optimizer, self.schedule = build_optimizer(self.encoder.backbone, new, params, len(self.steps))
+        modules = nn.ModuleList([self.encoder, self.objective])
         self._parts: dict[str, Any] = {"modules": modules, "optimizer": self.optimizer, "schedule": self.schedule}
 
     def _pool_features(self) -> Tensor | None:
@@ -136,7 +108,7 @@ class Trainer:
 
     def key(self) -> str:
         """Return a name for this run that changes with anything that its result depends on."""
-        return training_key(self.data, self.params, self.recipe, self.margin, self.seed)
+        return training_key(self.data, self.params, self.recipe, self.objective.margin, self.seed)
 
     def state(self) -> dict[str, Any]:
         """Return what a run needs to go on from here."""
@@ -172,10 +144,10 @@ class Trainer:
         if self.features is None:
             seed_device(self.device, self._seed(epoch, position) + ranks.rank())  # of dropout, in encoders that have it
         embeddings = self.embed_views(views)
-        loss = self.loss(ranks.gather(embeddings, len(step.rows)), step)
+        loss: Tensor = self.objective(ranks.gather(embeddings, len(step.rows)), step)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        ranks.sum_gradients(self.encoder.parameters())  # not of to_logit, which has seen all embeddings in each process
+        ranks.sum_gradients(self.encoder.parameters())  # the objective has seen all embeddings in each process
         self.optimizer.step()
         self.schedule.step()
         return loss.detach()
@@ -236,25 +208,6 @@ class Trainer:
     def _seed(self, epoch: int, position: int) -> int:
         """Return a seed for the step alone, so that a run that goes on draws what it would have drawn."""
         return int(np.random.SeedSequence([self.seed, epoch, position]).generate_state(1)[0])
-
-    def loss(self, embeddings: Tensor, step: Step) -> Tensor:
-        """Return the loss that `train.loss` names, and beside one of metric learning the weighted cross-entropy."""
-        name, weight = self.params.loss, self.params.cross_entropy_weight
-        if name == "cross_entropy":
-            return self._cross_entropy(embeddings, step)
-        if name == "contrastive":
-            losses = contrastive_loss(distance_matrix(embeddings), step.same, self.margin)
-            loss = (step.weights * losses).sum()
-        elif name == "triplet":
-            loss = triplet_loss(embeddings, step.malignant, self.margin)
-        elif name == "supervised_contrastive":
-            loss = supervised_contrastive_loss(embeddings, step.malignant)
-        else:
-            assert_never(name)  # mypy names the choice of TrainParams that is not here
-        return torch.add(loss, self._cross_entropy(embeddings, step), alpha=weight) if weight else loss
-
-    def _cross_entropy(self, embeddings: Tensor, step: Step) -> Tensor:
-        return cross_entropy_loss(self.to_logit(LOGIT_SCALE * embeddings).squeeze(1), step.malignant)
 
     def validate(self) -> Validation:
         """Embed the validation images, and score them by the votes of the training images.
