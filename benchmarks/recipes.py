@@ -19,6 +19,7 @@ from sklearn.neural_network import MLPClassifier
 from isic_siamese import model_card
 from isic_siamese.arrays import Bools, Embeddings, Floats
 from isic_siamese.bootstrap import figure_text
+from isic_siamese.checkpoint import run_key
 from isic_siamese.comparison import compare
 from isic_siamese.crossvalidation import CHECKPOINTS, CrossvalidateParams, Recipe, cross_validate
 from isic_siamese.errors import run_command
@@ -116,8 +117,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folds = params.section("crossvalidate", CrossvalidateParams)
     head = ["recipe", *FIGURES, "ROC AUC, minus ours"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    here = run_key([Path(__file__).read_bytes()])  # the code of `score`
     for name, recipe in recipes(read_recipe(params)).items():
-        folder = CHECKPOINTS / file_name(name) if recipe.score else CHECKPOINTS
+        folder = CHECKPOINTS / f"{file_name(name)}-{here}" if recipe.score else CHECKPOINTS
         answers = cross_validate(shards, index, recipe, folds, params.common.seed, folder)
         lines += rows(name, answers, recipe, params.common.seed)
     sys.stdout.write("\n".join(lines) + "\n")

@@ -74,7 +74,7 @@ def parts_of_a_step(run: Trainer) -> dict[str, Loop]:
     """Return what a step does beside the encoder, each by itself."""
     step = run.steps[middle(run)]
     images = run.images.take(step.rows)
-    copies = images[step.n_plain :]
+    copies = images[run.n_plain(step) :]
     draws = torch.rand(len(copies), N_DRAWS)
     embeddings = torch.nn.functional.normalize(torch.randn(len(step.rows), run.params.embedding_dim)).to(run.device)
     embeddings.requires_grad_()
@@ -167,8 +167,9 @@ def ratio(seconds: dict[str, list[float]], over: str, under: str) -> float:
 
 def speed_tables(run: Trainer, seconds: dict[str, list[float]]) -> list[str]:
     """Return the tables of speed as Markdown."""
-    n_images, most = len(run.steps[middle(run)].rows), pairs_per_step(run)
-    encoded = n_images if run.features is None else n_images - run.steps[middle(run)].n_plain
+    views, most = run.steps[middle(run)], pairs_per_step(run)
+    n_images = len(views.rows)
+    encoded = n_images if run.features is None else n_images - run.n_plain(views)
     lines = [f"A step of ours has {n_images} views, of which {encoded} go through the encoder.", ""]
     lines += ["| loop | pairs/s | views/s | ours, pairs/s |", "|---|---:|---:|---:|"]
     for name in (name for name in seconds if name == "ours" or name.startswith("two branches")):

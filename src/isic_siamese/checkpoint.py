@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy
+import sklearn
 import timm
 import torch
 
@@ -18,15 +20,19 @@ from isic_siamese.files import replacing
 log = logging.getLogger(__name__)
 
 DIGEST_BYTES = 16  # of the content, before it: torch reads damaged weights without a word
+LIBRARIES = (torch, timm, np, scipy, sklearn)  # whose versions change results
 SECONDS_APART = 30.0  # how much work a kill may cost; one write takes about 0.1 s for 5 million weights
 
 
 def run_key(facts: Iterable[bytes | memoryview]) -> str:
-    """Return a name for a run: 16 hexadecimal digits that depend on every byte of `facts` and of the package's code."""
+    """Return a name for a run: 16 hexadecimal digits that depend on every byte of `facts` and of the package's code.
+
+    Likewise on the versions of the libraries that compute its results.
+    """
     digest = hashlib.blake2b(digest_size=8)
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
-    digest.update(f"{torch.__version__} {timm.__version__} {np.__version__}".encode())
+    digest.update(" ".join(library.__version__ for library in LIBRARIES).encode())
     for fact in facts:
         digest.update(fact)
     return digest.hexdigest()

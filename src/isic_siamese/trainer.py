@@ -27,7 +27,7 @@ from isic_siamese.image_source import ImageSource, fits
 from isic_siamese.objective import Objective
 from isic_siamese.optimization import build_optimizer
 from isic_siamese.pooling import lesion_regions
-from isic_siamese.steps import cut_steps
+from isic_siamese.steps import Step, cut_steps
 from isic_siamese.training_data import TrainingData, TrainParams, check_classes, training_key
 from isic_siamese.votes import SILENT, learned_from, vote_scores
 
@@ -167,11 +167,10 @@ class Trainer:
         rows, draws, copied = [], [], []
         for position in positions:
             step = self.steps[position]
-            n_plain = 0 if self.recipe.apply_to == "all" else step.n_plain
             own = ranks.share(len(step.rows)) if self.features is None else slice(None)
             rows.append(step.rows[own])
             draws.append(self._draws(epoch, position)[own])
-            copied.append(np.arange(len(step.rows))[own] >= n_plain)
+            copied.append(np.arange(len(step.rows))[own] >= self.n_plain(step))
         n_views, views, copy = [len(part) for part in rows], torch.cat(rows), np.concatenate(copied)
         at_plain, at_copies = (torch.from_numpy(np.flatnonzero(which)) for which in (~copy, copy))
         plain, copies, drawn = views[at_plain], views[at_copies], torch.cat(draws)[at_copies]
@@ -183,6 +182,10 @@ class Trainer:
         augmented = augment(self.images.take(copies), drawn, self.recipe)
         images = torch.cat([self.images.take(plain), augmented]).index_select(0, order)
         return list(zip(torch.split(images, n_views), torch.split(lesion_regions(images), n_views), strict=True))
+
+    def n_plain(self, step: Step) -> int:
+        """Return how many of a step's views, which come first, are not augmented."""
+        return 0 if self.recipe.apply_to == "all" else step.n_plain
 
     def _pool_copies(self, rows: Tensor, draws: Tensor) -> Tensor:
         """Return the features of the images at `rows` `(v,)`, augmented, `(v, F)`; each process pools a share."""
