@@ -112,8 +112,11 @@ def find_intervals(split: Split, threshold: float, rng: np.random.Generator) -> 
     flagged = split.scores >= threshold
     bases = {"sensitivity": split.malignant, "specificity": ~split.malignant, "ppv": flagged, "npv": ~flagged}
     bases["accuracy"] = np.ones_like(flagged)
-    once = {name: values[0] for name, values in measure(np.ones((1, len(split.patient)))).items()}
-    for name, found in add_intervals(once, spread, resamples, CONFIDENCE, MOST, bases).items():
+    measured = {name: values[0] for name, values in measure(np.ones((1, len(split.patient)))).items()}
+    once = {name: value for name, value in measured.items() if np.isfinite(value)}  # not all of a split of one class
+    figures = add_intervals(once, spread, resamples, CONFIDENCE, MOST, bases)
+    for name in measured:
+        found = figures.get(name, {})
         yield name, "ours", np.array([found.get("low", -np.inf), found.get("high", np.inf)])
         defined = spread[name][np.isfinite(spread[name])]
         yield name, "percentiles", percentile_ends(defined, CONFIDENCE) if len(defined) else np.array([-np.inf, np.inf])

@@ -60,6 +60,7 @@ class TwoBranches:
             num_workers=workers,
             prefetch_factor=ahead,
             pin_memory=on_cuda,
+            multiprocessing_context="fork" if workers else None,  # the default before Python 3.14: nothing is pickled
         )
         self.batches: Iterator[list[Tensor]] = iter(())
 
