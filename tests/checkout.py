@@ -139,6 +139,18 @@ class Checkout(Repository):
         self.git("init", "-q", "-b", "main")
         self.commit("start")
 
+    def lend_cache(self, clone: Repository) -> None:
+        """Let `clone` have what DVC keeps of this one's stages, and of its experiments."""
+        clone.dvc("config", "--local", "cache.dir", str(self.folder / ".dvc/cache"))
+
+    def publish(self, folder: Path) -> tuple[Repository, Repository]:
+        """Return a bare clone, as on a Git server, and its keeper's clone of that, which has this one's cache."""
+        self.git("clone", "-q", "--bare", ".", str(folder / "isic-siamese.git"))
+        hub = Repository(folder / "isic-siamese.git")
+        keeper = hub.clone(folder / "keeper")
+        self.lend_cache(keeper)
+        return hub, keeper
+
 
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:

@@ -41,8 +41,8 @@ def run(command: str, folder: Path) -> str:
 def test_restoring_goes_back_to_what_is_committed_after_a_run_and_after_one_that_failed(
     checkout: Checkout, wider: Experiment, tmp_path: Path
 ) -> None:
-    clone = Repository(checkout.folder).clone(tmp_path / "clone")
-    clone.dvc("config", "--local", "cache.dir", str(checkout.folder / ".dvc/cache"))
+    clone = checkout.clone(tmp_path / "clone")
+    checkout.lend_cache(clone)
     clone.dvc("checkout")
     committed = clone.git("ls-files", "params.yaml", "dvc.lock", "metrics").splitlines()
     new = [clone.folder / name for name in ("stages/dvc.lock", "metrics/crossvalidate.json")]
@@ -66,9 +66,7 @@ def test_restoring_goes_back_to_what_is_committed_after_a_run_and_after_one_that
 def test_the_walk_through_does_what_it_shows_to_the_same_bytes_and_never_touches_the_release(
     checkout: Checkout, wider: Experiment, tmp_path: Path
 ) -> None:
-    checkout.git("clone", "-q", "--bare", ".", str(tmp_path / "isic-siamese.git"))
-    keeper = Repository(tmp_path / "isic-siamese.git").clone(tmp_path / "keeper")
-    keeper.dvc("config", "--local", "cache.dir", str(checkout.folder / ".dvc/cache"))
+    _, keeper = checkout.publish(tmp_path)
     keeper.dvc("checkout")
     folder = keeper.folder
     checker = doctest.OutputChecker()

@@ -7,7 +7,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from tests.checkout import Checkout, Experiment, Repository
+from tests.checkout import Checkout, Experiment
 
 pytestmark = pytest.mark.xdist_group("pipeline")  # in one of the two processes, so that the pipeline runs once for them
 
@@ -29,10 +29,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_an_s3_bucket_serves_a_team_without_the_release(
     checkout: Checkout, wider: Experiment, tmp_path: Path, s3: str
 ) -> None:
-    checkout.git("clone", "-q", "--bare", ".", str(tmp_path / "isic-siamese.git"))
-    hub = Repository(tmp_path / "isic-siamese.git")
-    keeper = hub.clone(tmp_path / "keeper")
-    keeper.dvc("config", "--local", "cache.dir", str(checkout.folder / ".dvc/cache"))
+    hub, keeper = checkout.publish(tmp_path)
     keeper.dvc("remote", "add", "--default", "team", "s3://lesions/isic-siamese")
     keeper.dvc("remote", "modify", "team", "endpointurl", s3)
     keeper.commit("name the remote")
