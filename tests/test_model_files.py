@@ -67,7 +67,7 @@ def test_a_missing_model_and_one_that_does_not_fit_its_description_are_refused(t
     (tmp_path / "model.json").write_text(json.dumps(facts | {"embedding_dim": 4}))
     with pytest.raises(DataError, match="not a model of this project"):
         read_model(tmp_path)
-    for wrong in ({"fit": "bogus"}, {"image_px": 0}, {"encoder": None}):
+    for wrong in ({"fit": "bogus"}, {"image_px": 0}, {"encoder": None}, {"encoder": "no_such_encoder"}):
         (tmp_path / "model.json").write_text(json.dumps(facts | wrong))
         with pytest.raises(DataError, match="not a model of this project"):
             read_model(tmp_path)

@@ -11,12 +11,12 @@ from isic_siamese.batch_norm import fold_as_in
 from isic_siamese.checksums import checksum
 from isic_siamese.devices import pick_device
 from isic_siamese.encoder import SiameseEncoder
-from isic_siamese.errors import explaining
+from isic_siamese.errors import ParamsError, explaining
 from isic_siamese.files import forget_temporaries, read_json, replacing, write_json
 from isic_siamese.params import Count
 from isic_siamese.shards_params import Fit
 
-BROKEN = "not a model of this project", "train", (ValueError, KeyError, RuntimeError, SafetensorError)
+BROKEN = "not a model of this project", "train", (ValueError, KeyError, RuntimeError, SafetensorError, ParamsError)
 
 
 @dataclass(frozen=True)
