@@ -189,8 +189,8 @@ def figure(value: float, resampled: Floats, confidence: float, n_patients: int, 
     Statistical Evaluation of Medical Tests" (2003), the scale. Percentiles cover too little where patients are few:
     `python -m benchmarks.coverage`.
 
-    There is no interval where fewer than half of the resamples have the figure (NaN: a predictive value where nothing
-    was flagged), or where they agree, because one of no width would claim certainty.
+    There is no interval of fewer than two patients, or where fewer than half of the resamples have the figure (NaN: a
+    predictive value where nothing was flagged), or where they agree: one of no width would claim certainty.
 
     Args:
         value: the point estimate.

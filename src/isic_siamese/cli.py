@@ -37,13 +37,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--picture",
         type=Path,
         metavar="answers.png",
-        help="draw each lesion beside the known ones that it is most like",
+        help=f"draw each lesion, at most {MOST_DRAWN}, beside the known ones that it is most like",
     )
     predict.add_argument(
         "--csv", type=Path, metavar="answers.csv", help="write a row for each image, and print no answers"
     )
     predict.add_argument(
-        "--data", type=Path, default=DATA, metavar="folder", help="holds models/ and evaluation/ (default: %(default)s)"
+        "--data",
+        type=Path,
+        default=DATA,
+        metavar="folder",
+        help="holds models/ and evaluation/, for a picture shards/train/ too (default: %(default)s)",
     )
     parsed = parser.parse_args(arguments)
     if isinstance(sys.stdout, TextIOWrapper):
@@ -60,7 +64,7 @@ def predict_files(
     Args:
         paths: of JPEGs, and of folders, of which all JPEGs are meant.
         data: the folder of the model; see `read_predictor`.
-        picture: a PNG, on which each lesion is drawn beside these first.
+        picture: a PNG, on which each lesion, at most `MOST_DRAWN`, is drawn beside its nearest reference lesions.
         table: a CSV that gets a row for each image; then no answers are yielded.
 
     Raises:

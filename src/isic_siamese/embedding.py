@@ -33,7 +33,7 @@ def embed(
         float32 `(N, D)`, unit length.
 
     Raises:
-        ValueError: images of another type or size, or as many orientations as there are not.
+        ValueError: images of another type or size, or a number of orientations other than 1 and 8.
     """
     encoder.eval()
     embed_batch = partial(_mean_of_orientations, encoder, encoder, orientations=orientations)

@@ -116,12 +116,13 @@ class SiameseEncoder(nn.Module):
         self.spread.copy_(features.std(dim=0).clamp_min(LEAST_SPREAD))
 
     def freeze(self, n_groups: int | None = None) -> None:
-        """Keep the first layer groups of the backbone, by default all, as they are; timm counts them, 0 is the stem.
+        """Keep the first layer groups of the backbone, by default all, as they are.
 
-        Their batch normalisation is folded into their convolutions, and the encoder is left in evaluation mode.
+        timm counts the groups; the first is the stem. Their batch normalisation is folded into their convolutions, and
+        the encoder is left in evaluation mode. With 0 groups nothing is done, and the mode stays as it is.
 
         Raises:
-            ParamsError: there are not as many groups.
+            ParamsError: there are fewer groups, or they cannot be counted.
         """
         if n_groups == 0:
             return

@@ -44,7 +44,7 @@ class Evaluation:
     """The figures of one split.
 
     Attributes:
-        figures: name to value, low and high end; without the ends where too few resamples have the figure.
+        figures: name to value, low and high end; without the ends where it has no interval: see `bootstrap.figure`.
         band: low and high end of the sensitivity on `measures.GRID`, `(2, G)`.
         confidence: of all these intervals.
     """
@@ -131,7 +131,7 @@ def goal(balanced_accuracy: Figure) -> str:
 
 
 def count_answers(answers: Answers, patient_ids: pd.Series) -> dict[str, int | float]:
-    """Return how many images and patients there are, and how many of them were answered rightly."""
+    """Return how many images, patients and melanomas there are, and how many images were flagged or are unfamiliar."""
     flagged, malignant = answers.decisions, answers.malignant
     return {
         "images": len(malignant),

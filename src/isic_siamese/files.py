@@ -51,7 +51,7 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
 
 
 def write_npy(path: Path, array: np.ndarray) -> None:
-    """Write `array`, in C order, as `np.save` does; but that says no word of a full disk when the disk is full."""
+    """Write `array`, which is in C order, as `np.save` would; but that does not say that a disk is full."""
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
         file.write(array.data)

@@ -24,7 +24,7 @@ from isic_siamese.shards_params import Fit
 Size = tuple[int, int]  # width and height, pixels
 
 SCALES = (8, 4, 2, 1)  # a block becomes 1, 4, 16 or 64 pixels
-# Decoded pixels that the filter needs for each one it makes, along a side: with 1.4 the worst of 64 real images falls
+# Decoded pixels that the filter needs for each one it makes, along a side: with 1.4 the worst of 63 real images falls
 # to 43.1 dB against full decode, with 1.8 it has 46.9 dB. More costs more: 1/4 scale takes a fifth longer than 1/8.
 OVERSAMPLING = 1.75
 MAX_PIXELS = 89_000_000  # 24 million are normal; Pillow itself warns of a decompression bomb a little above this

@@ -19,7 +19,7 @@ LOGIT_SCALE = 10  # of unit embeddings; without it a logit would need weights th
 
 
 class Objective(nn.Module):
-    """The loss of a step, and beside one of metric learning the weighted cross-entropy of its views.
+    """The loss of a step; to a pair or triplet loss the weighted cross-entropy of its views is added.
 
     Attributes:
         to_logit: learns with the encoder, and is of no use when training is over.

@@ -76,7 +76,7 @@ def read_truth(path: Path) -> pd.DataFrame:
 
 
 def read_duplicates(path: Path) -> pd.DataFrame:
-    """Read the pairs `image_name_1, image_name_2` (strings) of one picture under two names; the field drops the second.
+    """Read the pairs `image_name_1, image_name_2` (strings) of one picture under two names; the second is dropped.
 
     Raises:
         DataError: the file is absent or wrong; all its problems are in the one message.

@@ -33,8 +33,9 @@ from isic_siamese.votes import SILENT, learned_from, vote_scores
 
 PROJECTED = 4096  # images whose features are copied at a time, 41 MB
 STANDARDISED = 1024  # training images, at most, by which the features are standardised
-AHEAD = 4  # batches of the encoder whose views are prepared together: on a GPU those of many steps, on a CPU of one;
-MORE_AHEAD = 16  # where only their features are held, so many, for a CPU's cores each to have one
+# Batches of the encoder whose views are prepared together.
+AHEAD = 4  # where layers learn: with the default parameters 32 steps on a GPU, one on a CPU
+MORE_AHEAD = 16  # where none do, and only features are held: 128 steps on a GPU, 4 on a CPU, a batch for each core
 GENTLER = "lower train.learning_rate, or raise train.warmup_epochs"
 
 # Of a step's views, what weights that learn take: features `(V, F)`, or images `(V, S, S, 3)` and their lesion regions.
@@ -59,7 +60,8 @@ class Trainer:
 
         Raises:
             DataError: the training or validation split lacks one of the classes.
-            ParamsError: there is no such encoder, or no such weights for it; or there are more processes than views.
+            ParamsError: there is no such encoder, or no such weights for it, or it has fewer layer groups than
+                `frozen_groups`; or there are more processes than views.
             TrainingError: memory ran out.
         """
         check_classes(data)
