@@ -134,6 +134,14 @@ def test_supervised_contrastive_loss_agrees_with_pytorch_metric_learning_and_a_s
     assert ours == pytest.approx(sum(slow) / 12, rel=1e-4)
 
 
+def test_cross_entropy_agrees_with_a_slow_loop() -> None:
+    """There is no oracle: pytorch-metric-learning has none of a single logit, and PyTorch's is what is tested."""
+    embeddings, malignant = views()
+    logits = 3 * embeddings[:, 0]
+    slow = [-math.log(1 / (1 + math.exp(-z if m else z))) for z, m in zip(logits.tolist(), malignant, strict=True)]
+    assert cross_entropy_loss(logits, malignant).item() == pytest.approx(sum(slow) / len(slow))
+
+
 def test_cross_entropy_of_logits_worked_out_by_hand() -> None:
     logits = torch.tensor([0.0, math.log(3)])
     expected = (math.log(2) + math.log(4)) / 2  # P(melanoma) is 1/2 and 3/4; the first is melanoma, the second is not
