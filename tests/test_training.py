@@ -81,7 +81,7 @@ def test_memory_that_ran_out_is_an_error_that_says_what_to_change(
 ) -> None:
     trainer = make_trainer(data)
     monkeypatch.setattr(trainer, "run_step", lambda *_: torch.empty(1 << 60))
-    wanted = r"out of memory on cpu: .*; see what else is in it, or lower pairs.views_per_block"
+    wanted = r"out of memory on cpu: .*; see what else is in it, or take a smaller train.encoder or fewer train.stages"
     with pytest.raises(TrainingError, match=wanted):
         run(trainer, tmp_path)
     monkeypatch.setattr("isic_siamese.trainer.pool_rows", lambda *_, **__: torch.empty(1 << 60))

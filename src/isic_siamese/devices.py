@@ -48,8 +48,9 @@ def explaining_out_of_memory() -> Iterator[None]:
         if not ran_out_of_memory(error):
             raise
         raise TrainingError(
-            f"training: out of memory on {pick_device()}: {error}; see what else is in it, or lower "
-            "pairs.views_per_block with pairs.pairs_per_block, shards.image_px or train.embedding_dim"
+            f"training: out of memory on {pick_device()}: {error}; see what else is in it, or take a "
+            "smaller train.encoder or fewer train.stages; where layers learn, lower pairs.views_per_block with "
+            "pairs.pairs_per_block, or shards.image_px"
         ) from None
 
 
