@@ -11,7 +11,7 @@ import pandas as pd
 
 from isic_siamese import ranks
 from isic_siamese.augment import AugmentParams
-from isic_siamese.checkpoint import forget_runs
+from isic_siamese.checkpoint import Checkpoint
 from isic_siamese.distances import pair_distances
 from isic_siamese.errors import run_command
 from isic_siamese.files import write_csv, write_json
@@ -45,7 +45,7 @@ def main() -> None:
             margin = params.common.margin if section.loss == "contrastive" else None
             write_model(Path("data/models"), trained.encoder, fit, margin, seen)
             write_results(trained, data, val_pairs, margin)
-            forget_runs(CHECKPOINTS)
+            Checkpoint(CHECKPOINTS, trainer.key).forget()
 
 
 def read_data() -> tuple[TrainingData, str]:

@@ -26,6 +26,7 @@ def test_every_stage_leaves_its_files_and_metrics(checkout: Checkout) -> None:
     answers = pd.read_csv(checkout.folder / "data/evaluation/test.csv")
     of_patient = splits.set_index("patient_id")["split"]
     assert (of_patient[answers["patient_id"]] == "test").all()
+    assert not (checkout.folder / "data/checkpoints/train").exists(), "what is over needs no checkpoint"
 
 
 def test_nothing_in_the_checkout_is_left_untracked_or_changed(checkout: Checkout) -> None:

@@ -77,7 +77,7 @@ def test_the_key_of_a_run_changes_with_all_that_its_result_depends_on(
     data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = data, PARAMS, RECIPE, 1.0, 0
-    assert make_trainer(data).key() == training_key(*given)
+    assert make_trainer(data).key == training_key(*given)
     shard = np.load(tmp_path / "shard-00000.npy")
     shard[5, 0, 0, 0] ^= 1
     (tmp_path / "other").mkdir()

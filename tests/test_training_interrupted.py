@@ -113,19 +113,19 @@ def test_the_bar_of_a_run_that_goes_on_starts_where_it_was(
 def test_a_run_on_another_processor_or_of_other_splits_is_another_one(
     data: TrainingData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key = make_trainer(data).key()
+    key = make_trainer(data).key
     moved = replace(data, train_rows=data.train_rows[:-1], val_rows=np.append(data.train_rows[-1:], data.val_rows))
-    assert make_trainer(moved).key() != key
+    assert make_trainer(moved).key != key
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "another")
-    assert make_trainer(data).key() != key
+    assert make_trainer(data).key != key
 
 
 def test_a_run_on_more_threads_is_another_one(data: TrainingData) -> None:
     n_threads = torch.get_num_threads()
-    key = make_trainer(data).key()
+    key = make_trainer(data).key
     try:
         torch.set_num_threads(n_threads + 1)
-        assert make_trainer(data).key() != key
+        assert make_trainer(data).key != key
     finally:
         torch.set_num_threads(n_threads)
 
@@ -136,7 +136,7 @@ def test_a_checkpoint_that_is_not_whole_costs_its_run_and_no_more(
 ) -> None:
     trainer = make_trainer(data, epochs=1)
     whole = train(trainer, tmp_path / "checkpoints", lambda _: None)
-    path = tmp_path / f"checkpoints/{trainer.key()}.pt"
+    path = tmp_path / f"checkpoints/{trainer.key}.pt"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes({"empty": bytearray(), "cut": content[:1000], "a bit": content}[damage])
@@ -162,7 +162,7 @@ RUN = """
     run_command(
         lambda: write_model(folder / "model", train(trainer, folder / "checkpoints", lambda _: None).encoder, "stretch")
     )
-    checkpoint.forget_runs(folder / "checkpoints")
+    checkpoint.Checkpoint(folder / "checkpoints", trainer.key).forget()
 """
 
 
@@ -180,12 +180,17 @@ def start_run(folder: Path) -> subprocess.Popen[str]:
     return process
 
 
+def wait_for_checkpoint(folder: Path) -> None:
+    while not list(folder.glob("checkpoints/[!.]*.pt")):
+        time.sleep(0.02)
+
+
 def test_a_run_killed_without_warning_goes_on_and_ends_in_the_same_bytes(data: TrainingData, tmp_path: Path) -> None:
     write_model(tmp_path / "whole", run(make_trainer(data, epochs=10), tmp_path).encoder, "stretch")
     for attempt in ("killed", "finished"):
         process = start_run(tmp_path)
         if attempt == "killed":
-            time.sleep(0.8)
+            wait_for_checkpoint(tmp_path)
             process.kill()
         process.communicate()
         assert (process.returncode == 0) == (attempt == "finished")
@@ -196,8 +201,7 @@ def test_a_run_killed_without_warning_goes_on_and_ends_in_the_same_bytes(data: T
 
 def test_ctrl_c_stops_without_a_traceback_and_keeps_the_checkpoint(tmp_path: Path) -> None:
     process = start_run(tmp_path)
-    while not list(tmp_path.glob("checkpoints/[!.]*.pt")):
-        time.sleep(0.02)
+    wait_for_checkpoint(tmp_path)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate()
     assert process.returncode == 130
@@ -213,7 +217,7 @@ def test_a_full_disk_is_an_error_that_names_the_file_and_says_what_to_do(
 ) -> None:
     """The temporary file is a link to the device that is always full, so the system itself refuses the bytes."""
     trainer = make_trainer(data, epochs=1)
-    path = {"checkpoints": tmp_path / f"checkpoints/{trainer.key()}.pt", "model": tmp_path / "model/model.safetensors"}
+    path = {"checkpoints": tmp_path / f"checkpoints/{trainer.key}.pt", "model": tmp_path / "model/model.safetensors"}
     path[name].parent.mkdir()
     (path[name].parent / f".{os.getpid()}.{path[name].name}").symlink_to("/dev/full")
     with pytest.raises(SystemExit) as stop:

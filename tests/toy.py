@@ -7,7 +7,7 @@ import pytest
 
 from isic_siamese import augment, lesion_map, pooling
 from isic_siamese.augment import AugmentParams
-from isic_siamese.checkpoint import forget_runs
+from isic_siamese.checkpoint import Checkpoint
 from isic_siamese.pairs import PairsParams, draw_pairs
 from isic_siamese.shards import Shards
 from isic_siamese.trainer import Trainer
@@ -69,7 +69,7 @@ def make_trainer(data: TrainingData, seed: int = 0, **changed: object) -> Traine
 def run(trainer: Trainer, folder: Path) -> Trained:
     """Train to the end, and leave no checkpoint."""
     trained = train(trainer, folder / "checkpoints", lambda _: None)
-    forget_runs(folder / "checkpoints")
+    Checkpoint(folder / "checkpoints", trainer.key).forget()
     return trained
 
 

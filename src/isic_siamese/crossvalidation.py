@@ -13,7 +13,7 @@ from pydantic import Field
 
 from isic_siamese.arrays import Bools, Embeddings, Floats, Ints
 from isic_siamese.augment import AugmentParams
-from isic_siamese.checkpoint import forget_runs
+from isic_siamese.checkpoint import Checkpoint
 from isic_siamese.classifier import fit_classifier
 from isic_siamese.controls import ControlData, FrozenFeatures, frozen_scores, mean_colours, regress
 from isic_siamese.embedding import embed_rows
@@ -138,10 +138,11 @@ def _answer_fold(data: TrainingData, test: Ints, recipe: Recipe, seed: int, chec
     """Train, and answer for the images at `test`; `row, score, probability, decision`."""
     run = (data, recipe.train, recipe.augment, recipe.margin, seed)
     answered = f"{recipe.evaluate.temperature}-{recipe.evaluate.vote_penalty}-{recipe.evaluate.orientations}"
-    done = checkpoints / f"{training_key(*run)}-{answered}.csv"
+    key = training_key(*run)
+    done = checkpoints / f"{key}-{answered}.csv"
     if not done.exists():
         write_csv(done, _train_and_answer(Trainer(*run), test, done.with_suffix(""), recipe))
-        forget_runs(done.with_suffix(""))
+        Checkpoint(done.with_suffix(""), key).forget()
     return pd.read_csv(done)  # also when new, so that a run that was stopped ends in the same digits
 
 

@@ -1,6 +1,7 @@
 """One training run: the Siamese encoder, its optimizer, the images on the device, and one step over pairs."""
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -108,8 +109,9 @@ class Trainer:
         self.encoder.standardise(features[torch.from_numpy(_some(data.train_rows)).to(self.device)])
         return features
 
+    @cached_property
     def key(self) -> str:
-        """Return a name for this run that changes with anything that its result depends on."""
+        """A name for this run that changes with anything that its result depends on."""
         return training_key(self.data, self.params, self.recipe, self.objective.margin, self.seed)
 
     def state(self) -> dict[str, Any]:

@@ -86,13 +86,13 @@ def train(trainer: Trainer, checkpoints: Path, on_epoch: Callable[[pd.DataFrame]
     Args:
         trainer: a new one.
         checkpoints: the folder where a run that was killed left its state. It stays there, whole, for the caller to
-            delete by `forget_runs` when the results are written.
+            delete by `Checkpoint.forget` when the results are written.
         on_epoch: called with the history so far after each epoch.
 
     Raises:
         TrainingError: the loss is no longer finite, all embeddings are alike, or memory ran out.
     """
-    checkpoint = Checkpoint(checkpoints, trainer.key()) if ranks.rank() == 0 else None  # one process saves for all
+    checkpoint = Checkpoint(checkpoints, trainer.key) if ranks.rank() == 0 else None  # one process saves for all
     progress = Progress()
     if state := ranks.from_first(checkpoint and checkpoint.load()):
         trainer.load_state(state["trainer"])
