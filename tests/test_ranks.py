@@ -1,8 +1,4 @@
-import os
 import re
-import socket
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -13,11 +9,11 @@ from torch import Tensor
 from isic_siamese import ranks
 from isic_siamese.errors import TrainingError
 from isic_siamese.training_data import TrainingData
+from tests.processes import run_ranks
 from tests.toy import make_trainer
 
 pytestmark = pytest.mark.xdist_group("ranks")  # in one process, so that the two ranks run once
 
-ROOT = Path(__file__).parents[1]
 SCRIPT = """
     import sys
     from pathlib import Path
@@ -58,19 +54,9 @@ SCRIPT = """
 
 
 def run_processes(folder: Path, n: int) -> list[dict[str, Tensor]]:
-    """Run `SCRIPT` in `n` processes, with the variables that torchrun sets, and return what each of them found."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    """Run `SCRIPT` in `n` processes, and return what each of them found."""
     folder.mkdir()
-    common = {"WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    processes = []
-    for rank in range(n):
-        own = os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": "src:."}
-        command = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(folder)]
-        processes.append(subprocess.Popen(command, cwd=ROOT, env=own, stderr=subprocess.PIPE, text=True))
-    errors = [process.communicate(timeout=300)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * n, errors
+    run_ranks(["-c", textwrap.dedent(SCRIPT), str(folder)], [folder] * n)
     return [torch.load(folder / f"found-{rank}.pt") for rank in range(n)]
 
 
