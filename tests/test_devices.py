@@ -1,6 +1,7 @@
 import os
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -42,6 +43,8 @@ def test_each_core_has_a_batch_of_its_own_and_few_are_taken_ahead(cores: int) ->
     assert answers == list(range(20)) and set(taken) == {threading.current_thread()}
     assert len(workers) == cores and {threads for _, threads in workers} == {1}
     assert torch.get_num_threads() == cores
+    with ThreadPoolExecutor(1) as later:  # a thread that starts now has all cores, too
+        assert later.submit(torch.get_num_threads).result() == cores
     assert not any(thread.is_alive() for thread, _ in workers)
 
 

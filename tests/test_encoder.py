@@ -83,6 +83,21 @@ def test_an_encoder_whose_groups_cannot_be_counted_can_be_frozen_as_a_whole_alon
     assert not encoder.learns_features
 
 
+def test_standardised_features_are_in_units_of_their_deviation_and_stages_weigh_the_same() -> None:
+    encoder = build_encoder("test_efficientnet", "none", 3, 8, 32)
+    features = torch.from_numpy(np.random.default_rng(0).normal(5, 3, (400, len(encoder.centre)))).float()
+    features[:, 0] = 7  # one that says nothing
+    encoder.standardise(features)
+    standardised = encoder.standardised(features)
+    assert standardised[:, 0].eq(0).all()
+    torch.testing.assert_close(
+        standardised[:, 1:].mean(dim=0), torch.zeros(standardised.shape[1] - 1), atol=1e-4, rtol=0
+    )
+    channels = [info["num_chs"] for info in encoder.backbone.feature_info][:3]
+    weights = [1 / np.sqrt(3 * STATISTICS * n) for n in channels for _ in range(STATISTICS * n)]
+    np.testing.assert_allclose(standardised.std(dim=0)[1:], weights[1:], rtol=1e-4)
+
+
 def test_an_encoder_without_the_interface_of_timm_is_told_what_it_lacks() -> None:
     with pytest.raises(ParamsError, match=r"bare_net, which has no feature_info, no forward_intermediates, no prune"):
         build_encoder("bare_net", "none", 1, 8, 32)

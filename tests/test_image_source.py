@@ -24,3 +24,12 @@ def test_images_are_the_same_whether_they_lie_on_the_device_or_in_the_shards(res
 def test_on_a_cpu_the_images_are_never_copied_into_memory(tmp_path: Path) -> None:
     np.save(tmp_path / "shard-00000.npy", np.zeros((4, 8, 8, 3), np.uint8))
     assert not fits(Shards(tmp_path), CPU)
+
+
+def test_on_a_gpu_they_are_where_they_take_half_of_its_free_memory_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "shard-00000.npy", np.zeros((4, 8, 8, 3), np.uint8))  # 768 bytes
+    for free, fit in ((1535, False), (1536, True)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 1 << 40))
+        assert fits(Shards(tmp_path), torch.device("cuda")) == fit
