@@ -29,6 +29,13 @@ def test_every_stage_leaves_its_files_and_metrics(checkout: Checkout) -> None:
     assert not (checkout.folder / "data/checkpoints/train").exists(), "what is over needs no checkpoint"
 
 
+def test_loss_and_validation_area_by_epoch_are_plots(checkout: Checkout) -> None:
+    shown = json.loads(checkout.dvc("plots", "show", "--json"))["data"]
+    curves = [plot["content"] for plots in shown.values() for plot in plots if plot["type"] == "vega"]
+    points = {curve["title"]["text"]: len(curve["data"]["values"]) for curve in curves}
+    assert points["Training loss by epoch"] == points["Validation ROC AUC by epoch"] == 2
+
+
 def test_nothing_in_the_checkout_is_left_untracked_or_changed(checkout: Checkout) -> None:
     assert checkout.git("status", "--porcelain") == ""
 
