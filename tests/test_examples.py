@@ -32,12 +32,12 @@ def test_images_of_another_source_become_a_release(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     ham = pd.DataFrame(
         {
-            "lesion_id": [f"HAM_{number // 2:07}" for number in range(8)],
-            "image_id": [f"ISIC_{number:07}" for number in range(8)],
-            "dx": np.repeat(["mel", "nv", "bkl", "mel"], 2),
+            "lesion_id": [f"HAM_{number // 2:07}" for number in range(12)],
+            "image_id": [f"ISIC_{number:07}" for number in range(12)],
+            "dx": np.repeat(["mel", "nv", "bkl", "mel", "bcc", "akiec"], 2),
             "dx_type": "histo",
-            "age": np.repeat([45.0, np.nan, 0.0, 80.0], 2),
-            "sex": np.repeat(["male", "unknown", "female", "male"], 2),
+            "age": np.repeat([45.0, np.nan, 0.0, 80.0, 60.0, 70.0], 2),
+            "sex": np.repeat(["male", "unknown", "female", "male", "male", "female"], 2),
             "localization": "back",
         }
     )
