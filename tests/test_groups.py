@@ -56,6 +56,14 @@ def test_a_band_of_ages_holds_its_lower_end(age: str, band: int) -> None:
     assert image_groups(INDEX[:1].assign(age_approx=age))["age"].tolist() == [AGE_BANDS[band]]
 
 
+def test_a_group_whose_classes_no_fold_has_together_has_rates_and_no_area() -> None:
+    answers = some_answers(80)  # every fourth is melanoma
+    resamples = draw_resamples(pd.Series(np.arange(80)), answers.malignant, 100, np.random.default_rng(0))
+    apart = replace(answered([answers]), folds=answers.malignant[None].astype(np.int64))
+    content = group_figures(apart, pd.DataFrame({"sex": ["a"] * 80}), resamples, 0.95)["sex"]["a"]
+    assert set(content) == {"images", "melanomas", "sensitivity", "specificity"}
+
+
 def test_bands_come_from_low_to_high() -> None:
     answers = some_answers(4)
     resamples = draw_resamples(pd.Series(np.arange(4)), answers.malignant, 10, np.random.default_rng(0))

@@ -109,6 +109,6 @@ def _figures(answered: Answered, within: Bools, resamples: Resamples, confidence
 
     once, spread = measure(np.ones((1, len(malignant)))), resample_images(measure, resamples)
     patients = {name: resamples.count_patients(base) for name, base in bases.items()}
-    if "roc_auc" in once:
+    if np.isfinite(once.get("roc_auc", [np.nan])[0]):  # not where no fold has both classes
         found["roc_auc"] = figure(once["roc_auc"][0], spread["roc_auc"], confidence, min(patients.values()))
     return found | {name: rate_figure(once[name][0], spread[name], confidence, patients[name]) for name in rates}
