@@ -21,7 +21,8 @@ GRID = np.linspace(0, 1, 101)  # false alarm rates at which the band of the ROC 
 DERMATOLOGISTS = {
     "haenssle_2018": (0.866, 0.713),  # 58 readers, Ann. Oncol. 29, doi 10.1093/annonc/mdy166
     "brinker_2019": (0.741, 0.600),  # 157 readers, Eur. J. Cancer 113, doi 10.1016/j.ejca.2019.04.001
-    "haenssle_2020": (0.890, 0.807),  # 96 readers, Ann. Oncol. 31, doi 10.1016/j.annonc.2019.10.013
+    # 96 readers, who decided what to do with skin cancers of any kind: Ann. Oncol. 31, doi 10.1016/j.annonc.2019.10.013
+    "haenssle_2020": (0.890, 0.807),
     "phillips_2019": (0.875, 0.814),  # Dermatol. Pract. Concept. 10, doi 10.5826/dpc.1001a11
 }
 

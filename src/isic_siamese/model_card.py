@@ -134,7 +134,8 @@ def _figures(release: str, confidence: float, numbers: Numbers) -> Iterator[str]
     yield f"Test split, read once in this run; in brackets the {100 * confidence:g} % interval: Student's t with the"
     yield "standard error of a patient-level bootstrap. Where all resamples agree, a rate has a Clopper-Pearson"
     yield "interval over patients, and the mean of two rates the mean of their limits; other figures have none. Nor"
-    yield "has the calibration error, which sampling noise biases upwards. Accuracy, predictive values, average"
+    yield "has the calibration error, which sampling noise biases upwards. A value at its end, 0 or 1, has percentiles"
+    yield "of the resamples where these differ: too narrow where patients are few. Accuracy, predictive values, average"
     yield "precision, F1, Brier score and calibration in the large, and their intervals, hold for the share of patients"
     yield "with a melanoma that this split has."
     yield ""
@@ -155,8 +156,9 @@ def _figures(release: str, confidence: float, numbers: Numbers) -> Iterator[str]
 
 
 def _dermatologists(figures: Numbers) -> Iterator[str]:
-    yield "Beside dermatologists (sensitivity / specificity), on the lesions of their own studies; Phillips 2019 is a"
-    yield "meta-analysis of studies with and without dermoscopy. Ours are read off the curve of the test split:"
+    yield "Beside dermatologists (sensitivity / specificity), on the lesions of their own studies: in Haenssle 2020"
+    yield "skin cancers of any kind; Phillips 2019 is a meta-analysis of studies with and without dermoscopy. Ours are"
+    yield "read off the curve of the test split:"
     yield ""
     rows = []
     for study, rates in DERMATOLOGISTS.items():
