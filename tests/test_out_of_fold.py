@@ -35,6 +35,7 @@ def some_answers(repeats: int = 2) -> pd.DataFrame:
         answers["decision"] = (probability > 0.45).astype(int)
         answers["mean_colour_score"] = brightness
         answers["score"] = probability + 10 * fold
+        answers["untrained_encoder_score"] = answers["score"]
         answers["imagenet_features_score"] = answers["imagenet_votes_score"] = answers["score"]
         parts.append(answers.sample(frac=1, random_state=repeat))
     return pd.concat(parts)

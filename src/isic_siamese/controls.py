@@ -66,20 +66,20 @@ def control_scores(data: ControlData, seed: int) -> Iterator[tuple[str, Floats]]
     labels, orientations = data.malignant[data.references], data.evaluate.orientations
     torch.manual_seed(seed)
     untrained = FrozenFeatures("none", data.shards, orientations)
-    yield "untrained_encoder", _vote(data, untrained.embeddings(data.references), labels)
+    yield "untrained_encoder", vote(data, untrained.embeddings(data.references), labels)
     del untrained  # before the next is made: each holds the features of all images
     frozen = FrozenFeatures("imagenet", data.shards, orientations)
     embeddings = frozen.embeddings(data.references)
     yield from frozen_scores(data, frozen.pooled, embeddings)
     rng = np.random.default_rng(seed)
     for number in range(SHUFFLES):
-        yield f"shuffled_labels.{number}", _vote(data, embeddings, rng.permutation(labels))
+        yield f"shuffled_labels.{number}", vote(data, embeddings, rng.permutation(labels))
 
 
 def frozen_scores(data: ControlData, pooled: Features, embeddings: Embeddings) -> Iterator[tuple[str, Floats]]:
     """Yield what a regression on the features of `FrozenFeatures` makes of them, and what votes on them do."""
     yield "imagenet_features", regress(data, pooled, SHRINKAGE)
-    yield "imagenet_votes", _vote(data, embeddings, data.malignant[data.references])
+    yield "imagenet_votes", vote(data, embeddings, data.malignant[data.references])
 
 
 class FrozenFeatures:
@@ -131,7 +131,8 @@ def _metadata_scores(data: ControlData) -> Floats:
     return np.asarray(model.decision_function(table.iloc[data.test]), np.float64)
 
 
-def _vote(data: ControlData, embeddings: Embeddings, labels: Bools) -> Floats:
+def vote(data: ControlData, embeddings: Embeddings, labels: Bools) -> Floats:
+    """Score the test images by the votes of the references, which have `labels` `(R,)`; `embeddings` of all images."""
     asked, references = embeddings[data.test], embeddings[data.references]
     return vote_scores(asked, references, labels, FROZEN_TEMPERATURE, data.evaluate.vote_penalty)
 

@@ -9,13 +9,14 @@ from typing import Annotated
 
 import numpy as np
 import pandas as pd
+import torch
 from pydantic import Field
 
 from isic_siamese.arrays import Bools, Embeddings, Floats, Ints
 from isic_siamese.augment import AugmentParams
 from isic_siamese.checkpoint import Checkpoint
 from isic_siamese.classifier import fit_classifier
-from isic_siamese.controls import ControlData, FrozenFeatures, frozen_scores, mean_colours, regress
+from isic_siamese.controls import ControlData, FrozenFeatures, frozen_scores, mean_colours, regress, vote
 from isic_siamese.embedding import embed_rows
 from isic_siamese.errors import DataError
 from isic_siamese.evaluation import EvaluateParams
@@ -105,7 +106,9 @@ def cross_validate(
     rngs = [np.random.default_rng([seed, repeat]) for repeat in range(params.repeats)]
     shared = shared_pictures(index, shard_thumbnails(shards, "compare pictures"))
     divisions = [fold_patients(index, params.folds, rng, shared) for rng in rngs]
-    colours, frozen = mean_colours(shards), FrozenFeatures("imagenet", shards, recipe.evaluate.orientations)
+    colours, orientations = mean_colours(shards), recipe.evaluate.orientations
+    torch.manual_seed(seed)
+    untrained, frozen = (FrozenFeatures(weights, shards, orientations) for weights in ("none", "imagenet"))
     for repeat, (rng, rows) in enumerate(zip(rngs, divisions, strict=True)):
         for fold in range(params.folds):
             test, *known = [rows[(fold + step) % params.folds] for step in range(params.folds)]
@@ -114,7 +117,9 @@ def cross_validate(
             data = _fold_data(shards, malignant, known, recipe.pairs, fold_seed)
             answers = _answer_fold(data, test, recipe, fold_seed, checkpoints)
             control = ControlData(index, _union(known), test, shards, recipe.evaluate)
+            labels = malignant[control.references]
             answers["mean_colour_score"] = regress(control, colours)
+            answers["untrained_encoder_score"] = vote(control, untrained.embeddings(control.references), labels)
             for name, score in frozen_scores(control, frozen.pooled, frozen.embeddings(control.references)):
                 answers[f"{name}_score"] = score
             parts.append(answers.assign(repeat=repeat + 1, fold=fold + 1))

@@ -22,7 +22,7 @@ from isic_siamese.measures import GRID, MOST
 from isic_siamese.pictures import write_figure
 from isic_siamese.roc import Roc, draw_roc
 
-CONTROLS = ["mean_colour", "imagenet_features", "imagenet_votes"]
+CONTROLS = ["mean_colour", "untrained_encoder", "imagenet_features", "imagenet_votes"]
 SCORED = ["", *(f"{name}_" for name in CONTROLS)]  # how columns and figures of the network begin, and of each control
 GAINS = {f"{name}_less_network_roc_auc": f"{name}_roc_auc" for name in CONTROLS}  # and what each is the gain of
 MATCHED = 5.0  # levels of 255: two images whose mean brightness differs by no more are alike in it
