@@ -15,7 +15,7 @@ import sklearn
 import timm
 import torch
 
-from isic_siamese.files import replacing
+from isic_siamese.files import forget_temporaries, replacing
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +76,10 @@ class Checkpoint:
     def forget(self) -> None:
         """Delete the state, and those that no run has gone on with for a week; a run of yesterday may yet go on."""
         folder = self.path.parent
-        for path in folder.iterdir() if folder.exists() else ():
-            if path.name.endswith(self.path.name) or time.time() - path.stat().st_mtime > SECONDS_KEPT:
+        self.path.unlink(missing_ok=True)
+        forget_temporaries(folder, self.path.name)
+        for path in folder.glob("*"):
+            if time.time() - path.stat().st_mtime > SECONDS_KEPT:
                 path.unlink()
         if folder.exists() and not any(folder.iterdir()):
             folder.rmdir()
