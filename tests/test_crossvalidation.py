@@ -20,29 +20,21 @@ from isic_siamese.crossvalidation import (
 from isic_siamese.errors import DataError
 from isic_siamese.evaluation import EvaluateParams
 from isic_siamese.out_of_fold import CONTROLS
-from isic_siamese.pairs import PairsParams
 from isic_siamese.trainer import Trainer
 from isic_siamese.votes import vote_scores
-from tests.toy import PARAMS, RECIPE, draw_data
+from tests.toy import PAIRS, PARAMS, RECIPE, draw_data, index_of
 
 EVALUATE = EvaluateParams(
     temperature=0.1, vote_penalty=0.1, neighbours=1, orientations=8, resamples=200, confidence=0.95
 )
 
 TOY = Recipe(
-    PairsParams(views_per_block=16, pairs_per_block=64),
+    PAIRS,
     PARAMS.model_copy(update={"epochs": 1}),
     RECIPE,
     EVALUATE,
     margin=0.9,
 )
-
-
-def index_of(malignant: np.ndarray, images_per_patient: int = 2) -> pd.DataFrame:
-    rows = np.arange(len(malignant))
-    names = [f"ISIC_{row:07}" for row in rows]
-    patients = [f"IP_{row // images_per_patient:07}" for row in rows]
-    return pd.DataFrame({"row": rows, "image_name": names, "patient_id": patients, "target": malignant.astype(int)})
 
 
 def test_folds_hold_each_image_once_and_share_no_patient() -> None:

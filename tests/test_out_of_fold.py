@@ -15,7 +15,8 @@ from isic_siamese.measures import GRID
 from isic_siamese.metrics import calibration_line, ppv_at
 from isic_siamese.out_of_fold import pool, pooled_curve, pooled_figures, pooled_groups, write_pooled_roc
 from isic_siamese.roc import Roc, draw_roc
-from tests.test_crossvalidation import EVALUATE, index_of
+from tests.test_crossvalidation import EVALUATE
+from tests.toy import index_of
 
 
 def some_answers(repeats: int = 2) -> pd.DataFrame:

@@ -12,12 +12,12 @@ from ruamel.yaml import YAML
 from isic_siamese.arrays import Embeddings
 from isic_siamese.files import write_csv
 from isic_siamese.model_files import read_model
-from isic_siamese.pairs import PairsParams, draw_pairs
+from isic_siamese.pairs import draw_pairs
 from isic_siamese.trainer import Trainer, Validation
 from isic_siamese.training import Trained
 from stages import train as stage
 from tests.processes import run_ranks
-from tests.toy import PARAMS, RECIPE, draw_data, make_trainer, run
+from tests.toy import PAIRS, PARAMS, RECIPE, draw_data, index_of, make_trainer, run
 
 CHECKPOINTS = "data/checkpoints/train"
 EPOCHS = 3
@@ -28,13 +28,12 @@ def make_project(folder: Path) -> Path:
     shards = folder / "data/shards/train"
     shards.mkdir(parents=True)
     data = draw_data(shards)
-    patients = [f"IP_{row:07}" for row in range(128)]
-    index = {"row": range(128), "image_name": patients, "patient_id": patients, "target": data.malignant.astype(int)}
-    write_csv(shards / "index.csv", pd.DataFrame(index))
-    splits = np.where(np.isin(range(128), data.train_rows), "train", "val")
-    write_csv(folder / "data/splits.csv", pd.DataFrame({"patient_id": patients, "split": splits}))
-    section, rng = PairsParams(views_per_block=16, pairs_per_block=64), np.random.default_rng(1)
-    of_val = draw_pairs(data.val_rows, data.malignant[data.val_rows], section, rng, oversample=False)
+    index = index_of(data.malignant, images_per_patient=1)
+    write_csv(shards / "index.csv", index)
+    splits = np.where(np.isin(index["row"], data.train_rows), "train", "val")
+    write_csv(folder / "data/splits.csv", index[["patient_id"]].assign(split=splits))
+    rng = np.random.default_rng(1)
+    of_val = draw_pairs(data.val_rows, data.malignant[data.val_rows], PAIRS, rng, oversample=False)
     write_csv(folder / "data/pairs/train.csv", data.pairs)
     write_csv(folder / "data/pairs/val.csv", of_val)
     params = {"release": "demo", "seed": 0, "margin": 1.0, "augment": RECIPE.model_dump()}

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from isic_siamese import augment, lesion_map, pooling
@@ -28,6 +29,7 @@ PARAMS = TrainParams(
     warmup_epochs=0.5,
     precision="float32",
 )
+PAIRS = PairsParams(views_per_block=16, pairs_per_block=64)
 RECIPE = AugmentParams(
     apply_to="oversampled",
     flip=0.5,
@@ -52,9 +54,16 @@ def draw_data(folder: Path) -> TrainingData:
     images = skin * (1 - 0.5 * shapes[..., None]) + rng.normal(0, 4, (128, 32, 32, 3))
     np.save(folder / "shard-00000.npy", images.clip(0, 255).astype(np.uint8))
     train_rows, val_rows = np.arange(96), np.arange(96, 128)
-    section = PairsParams(views_per_block=16, pairs_per_block=64)
-    pairs = draw_pairs(train_rows, malignant[train_rows], section, rng, oversample=True)
+    pairs = draw_pairs(train_rows, malignant[train_rows], PAIRS, rng, oversample=True)
     return TrainingData(Shards(folder), malignant, train_rows, val_rows, pairs)
+
+
+def index_of(malignant: np.ndarray, images_per_patient: int = 2) -> pd.DataFrame:
+    """The index of such images; the first patient has the first of them."""
+    rows = np.arange(len(malignant))
+    names = [f"ISIC_{row:07}" for row in rows]
+    patients = [f"IP_{row // images_per_patient:07}" for row in rows]
+    return pd.DataFrame({"row": rows, "image_name": names, "patient_id": patients, "target": malignant.astype(int)})
 
 
 @pytest.fixture
