@@ -23,7 +23,7 @@ from isic_siamese.evaluation import (
     measure_pairs,
     report,
 )
-from isic_siamese.figures import count_test_images, write_curves, write_map, write_misses
+from isic_siamese.figures import describe_test_images, write_curves, write_map, write_misses
 from isic_siamese.files import forget_temporaries, write_csv, write_json
 from isic_siamese.groups import Answered, group_figures, image_groups
 from isic_siamese.histograms import write_histograms
@@ -92,7 +92,7 @@ def main() -> None:
         write_csv(PLOTS / f"{name}.csv", table)
     drawn = params.common.release == "demo"
     write_curves(PLOTS, answers, evaluation, drawn)
-    panels = {f"Pairs, test split\n{count_test_images(answers.malignant, drawn)}": measured.distances}
+    panels = {f"Pairs, test split\n{describe_test_images(answers.malignant, drawn)}": measured.distances}
     write_histograms(PLOTS / "distances.png", panels, measured.same, facts.margin)
     write_map(PLOTS / "embeddings.png", embeddings[rows["test"]], answers.malignant, drawn)
     counts = {"test": count_answers(answers, test["patient_id"]), "checked_for_leaks": checked}

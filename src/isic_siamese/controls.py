@@ -64,11 +64,10 @@ def control_scores(data: ControlData, seed: int) -> Iterator[tuple[str, Floats]]
     yield "mean_colour", regress(data, mean_colours(data.shards))
     yield "metadata", _metadata_scores(data)
     labels, orientations = data.malignant[data.references], data.evaluate.orientations
-    torch.manual_seed(seed)
-    untrained = FrozenFeatures("none", data.shards, orientations)
+    untrained = FrozenFeatures("none", data.shards, orientations, seed)
     yield "untrained_encoder", vote(data, untrained.embeddings(data.references), labels)
     del untrained  # before the next is made: each holds the features of all images
-    frozen = FrozenFeatures("imagenet", data.shards, orientations)
+    frozen = FrozenFeatures("imagenet", data.shards, orientations, seed)
     embeddings = frozen.embeddings(data.references)
     yield from frozen_scores(data, frozen.pooled, embeddings)
     rng = np.random.default_rng(seed)
@@ -89,8 +88,9 @@ class FrozenFeatures:
         pooled: the mean over the orientations, float32 `(N, F)`.
     """
 
-    def __init__(self, weights: str, shards: Shards, orientations: int) -> None:
-        """Pool all images; `weights` as in `build_encoder`, random ones from torch's global generator."""
+    def __init__(self, weights: str, shards: Shards, orientations: int, seed: int) -> None:
+        """Pool all images; `weights` as in `build_encoder`, and `seed` is for random ones."""
+        torch.manual_seed(seed)
         self._encoder = build_encoder(BUNDLED_ENCODER, weights, STAGES, 1, shards.image_px).to(pick_device())
         self._encoder.freeze()
         pooled = pool_rows(self._encoder, shards, np.arange(len(shards)), orientations, "pool each way up")

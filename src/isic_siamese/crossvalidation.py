@@ -9,7 +9,6 @@ from typing import Annotated
 
 import numpy as np
 import pandas as pd
-import torch
 from pydantic import Field
 
 from isic_siamese.arrays import Bools, Embeddings, Floats, Ints
@@ -107,8 +106,7 @@ def cross_validate(
     shared = shared_pictures(index, shard_thumbnails(shards, "compare pictures"))
     divisions = [fold_patients(index, params.folds, rng, shared) for rng in rngs]
     colours, orientations = mean_colours(shards), recipe.evaluate.orientations
-    torch.manual_seed(seed)
-    untrained, frozen = (FrozenFeatures(weights, shards, orientations) for weights in ("none", "imagenet"))
+    untrained, frozen = (FrozenFeatures(weights, shards, orientations, seed) for weights in ("none", "imagenet"))
     for repeat, (rng, rows) in enumerate(zip(rngs, divisions, strict=True)):
         for fold in range(params.folds):
             test, *known = [rows[(fold + step) % params.folds] for step in range(params.folds)]

@@ -152,7 +152,7 @@ def miss_lines(answers: Answers, index: pd.DataFrame, shards: Shards, references
     return lines
 
 
-def count_test_images(malignant: Bools, drawn: bool) -> str:
+def describe_test_images(malignant: Bools, drawn: bool) -> str:
     """Return what a title says of the images of the test split; where they are `drawn`, that they are."""
     return f"{len(malignant):,}{' drawn' if drawn else ''} images, {int(malignant.sum()):,} melanoma"
 
@@ -166,7 +166,7 @@ def write_curves(folder: Path, answers: Answers, evaluation: Evaluation, drawn: 
     fpr, tpr, _ = sk.roc_curve(answers.malignant, answers.scores)
     curve = Roc("this model", fpr, tpr, figures["roc_auc"])
     band = evaluation.band, evaluation.confidence
-    counts = count_test_images(answers.malignant, drawn)
+    counts = describe_test_images(answers.malignant, drawn)
     beside, below = f"test split: {counts}", f"test split\n{counts}"
     write_figure(
         folder / "roc.png",
@@ -191,7 +191,7 @@ def write_curves(folder: Path, answers: Answers, evaluation: Evaluation, drawn: 
 
 def write_map(path: Path, embeddings: Embeddings, malignant: Bools, drawn: bool) -> None:
     """Write the map of the test embeddings."""
-    title = f"Embeddings, test split\n{count_test_images(malignant, drawn)}"
+    title = f"Embeddings, test split\n{describe_test_images(malignant, drawn)}"
     write_figure(path, lambda figure: draw_map(figure, title, embeddings, malignant))
 
 
