@@ -1,6 +1,3 @@
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +5,8 @@ import numpy as np
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file, save_file
+from huggingface_hub import constants
+from safetensors.torch import save_file
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
@@ -119,48 +117,36 @@ def test_imagenet_weights_of_another_encoder_are_refused_because_nothing_is_fetc
         build_encoder("resnet18", "imagenet", 3, 8, 32)
 
 
-ROOT = Path(__file__).parents[1]
-BUILD = """
-import sys
-from pathlib import Path
-from safetensors.torch import save_file
-from isic_siamese.encoder import build_encoder
-
-save_file(build_encoder(sys.argv[1], "timm", 2, 8, 64).backbone.state_dict(), Path(sys.argv[2]))
-"""
-
-
-def build_offline(folder: Path, name: str) -> subprocess.CompletedProcess[str]:
-    """Build an encoder with timm's weights, from nothing but the Hugging Face cache in `folder`; keep its weights."""
-    return subprocess.run(
-        [sys.executable, "-c", BUILD, name, str(folder / "built.safetensors")],
-        env=os.environ | {"HF_HOME": str(folder), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT / "src")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an empty cache of the Hugging Face hub, which is out of reach, as `HF_HUB_CACHE` and `HF_HUB_OFFLINE`."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return tmp_path
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
-def test_weights_that_timm_fetches_are_those_of_the_backbone(tmp_path: Path, name: str) -> None:
+def test_weights_that_timm_fetches_are_those_of_the_backbone(hub: Path, name: str) -> None:
     fetched = timm.create_model(name).state_dict()
-    snapshot = tmp_path / "hub" / f"models--timm--{name}.r160_in1k" / "snapshots" / "0"
+    snapshot = hub / f"models--timm--{name}.r160_in1k" / "snapshots" / "0"
     snapshot.mkdir(parents=True)
     save_file(fetched, snapshot / "model.safetensors")
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs" / "main").write_text("0")
-    done = build_offline(tmp_path, name)
-    assert done.returncode == 0, done.stderr
-    built = load_file(tmp_path / "built.safetensors")
+    built = build_encoder(name, "timm", 2, 8, 64).backbone.state_dict()
     assert len(built) > 20
     for key in built.keys() - {"pos_embed"}:  # which timm scales to the size of the images
         assert torch.equal(built[key], fetched[key]), key
 
 
-def test_weights_that_cannot_be_fetched_are_named_with_what_to_do(tmp_path: Path) -> None:
-    done = build_offline(tmp_path, "test_resnet")
-    assert "ParamsError: train.weights: timm has no weights at hand for test_resnet: " in done.stderr
-    assert "It fetches them once, from the Hugging Face hub" in done.stderr
+@pytest.mark.usefixtures("hub")
+def test_weights_that_cannot_be_fetched_are_named_with_what_to_do() -> None:
+    with pytest.raises(
+        ParamsError,
+        match=r"train\.weights: timm has no weights at hand for test_resnet: (?s:.*)"
+        "It fetches them once, from the Hugging Face hub",
+    ):
+        build_encoder("test_resnet", "timm", 2, 8, 64)
 
 
 def test_an_unknown_tag_is_no_matter_of_size() -> None:

@@ -1,6 +1,4 @@
 import re
-import textwrap
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,61 +7,19 @@ from torch import Tensor
 from isic_siamese import ranks
 from isic_siamese.errors import TrainingError
 from isic_siamese.training_data import TrainingData
+from tests.joint_training import train_jointly
 from tests.processes import run_ranks
 from tests.toy import make_trainer
 
 pytestmark = pytest.mark.xdist_group("ranks")  # in one process, so that the two ranks run once
 
-SCRIPT = """
-    import sys
-    from pathlib import Path
-    import torch
-    from isic_siamese import ranks
-    from isic_siamese.training import train
-    from tests.toy import draw_data, make_trainer
-    folder = Path(sys.argv[1])
-    torch.set_num_threads(1)
-    with ranks.joined():
-        found = {}
-        images = folder / f"images-{ranks.rank()}"
-        images.mkdir()
-        data = draw_data(images)
-        for loss in ("contrastive", "cross_entropy"):
-            trainer = make_trainer(data, loss=loss, cross_entropy_weight=0.5)
-            trainer.encoder.double().train()  # or what one sees is the rounding of batch normalisation
-            found[f"{loss} loss"] = next(trainer.run_steps(0, [0]))
-            for part in (trainer.encoder, trainer.objective):
-                found |= {f"{loss} {name}": p.grad for name, p in part.named_parameters() if p.grad is not None}
-        # LeViT normalises rows of features, not maps.
-        rows = make_trainer(data, encoder="levit_128s", stages=2)
-        rows.encoder.double().train()
-        found["rows loss"] = next(rows.run_steps(0, [0]))
-        found |= {f"rows {name}": p.grad for name, p in rows.encoder.named_parameters() if p.grad is not None}
-        found |= {f"rows {name}": buffer for name, buffer in rows.encoder.named_buffers()}
-        trained = train(make_trainer(data, epochs=2, learning_rate=1e-3), folder / "checkpoints", lambda _: None)
-        found["losses"] = torch.tensor(trained.history["loss"])
-        frozen = make_trainer(data, epochs=2, frozen_groups="all")  # a process then pools a share of images and copies
-        frozen.ahead = 3
-        found["frozen losses"] = torch.tensor(train(frozen, folder / "checkpoints", lambda _: None).history["loss"])
-        halved = make_trainer(data, epochs=1, precision="bfloat16")
-        found["bfloat16 losses"] = torch.tensor(train(halved, folder / "checkpoints", lambda _: None).history["loss"])
-        found["embeddings"] = torch.from_numpy(trained.best)
-        found |= {f"buffer {name}": buffer for name, buffer in trained.encoder.named_buffers()}
-        torch.save(found, folder / f"found-{ranks.rank()}.pt")
-"""
-
-
-def run_processes(folder: Path, n: int) -> list[dict[str, Tensor]]:
-    """Run `SCRIPT` in `n` processes, and return what each of them found."""
-    folder.mkdir()
-    run_ranks(["-c", textwrap.dedent(SCRIPT), str(folder)], [folder] * n)
-    return [torch.load(folder / f"found-{rank}.pt") for rank in range(n)]
-
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
-    folder = tmp_path_factory.mktemp("ranks")
-    return run_processes(folder / "one", 1) + run_processes(folder / "two", 2)
+    """Return what one process found, and each of two."""
+    one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
+    run_ranks(["-m", "tests.joint_training", str(two)], [two] * 2)
+    return [train_jointly(one), *(torch.load(two / f"found-{rank}.pt") for rank in range(2))]
 
 
 def test_two_processes_have_the_loss_and_the_gradients_of_one(found: list[dict[str, Tensor]]) -> None:
