@@ -42,6 +42,5 @@ def train_jointly(folder: Path) -> dict[str, Tensor]:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     with ranks.joined():
         torch.save(train_jointly(Path(sys.argv[1])), Path(sys.argv[1]) / f"found-{ranks.rank()}.pt")
